@@ -1,0 +1,6 @@
+//! Recovers Longhorn volumes from replica directories, without Longhorn and without writing to them.
+
+pub mod error;
+pub mod event;
+pub mod model;
+pub mod view;
