@@ -1,0 +1,64 @@
+//! What the integration tests share: the bundled fixtures, and the truth about them.
+
+#![allow(dead_code)] // Each test file uses its own part of this.
+
+pub mod unpack;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A temporary directory on the disk that holds `target/`: `/tmp` may be a tmpfs, which has no FIEMAP.
+pub fn scratch() -> TempDir {
+    tempfile::Builder::new().prefix("lhrecover-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("scratch directory")
+}
+
+/// One unpacked fixture case; removed on drop.
+pub struct Fixture {
+    pub dir: TempDir,
+    pub case: Value,
+}
+
+impl Fixture {
+    /// The replica directories of the case and what the manifest says of each.
+    pub fn replicas(&self) -> Vec<(PathBuf, Value)> {
+        let replicas = self.case["replicas"].as_array().expect("replicas");
+        replicas.iter().map(|r| (self.dir.path().join(r["dir"].as_str().expect("dir")), r.clone())).collect()
+    }
+
+    /// The case's only, or first, replica directory.
+    pub fn replica(&self) -> (PathBuf, Value) {
+        self.replicas().swap_remove(0)
+    }
+
+    /// The backing image as the manifest names it, if the case has one.
+    pub fn backing(&self) -> Option<PathBuf> {
+        Some(self.dir.path().join(self.replica().1["backing_file"].as_str()?))
+    }
+}
+
+/// The manifest's cases.
+pub fn cases() -> Vec<Value> {
+    let text = std::fs::read(unpack::fixtures_dir().join("manifest.json")).expect("manifest.json");
+    let manifest: Value = serde_json::from_slice(&text).expect("manifest.json parses");
+    manifest["cases"].as_array().expect("cases").clone()
+}
+
+/// Unpacks a case by its id, such as `03-explicit-zeros`.
+pub fn fixture(id: &str) -> Fixture {
+    let dir = scratch();
+    fixture_in(id, dir)
+}
+
+/// Unpacks a case into a directory of the caller's choosing.
+pub fn fixture_in(id: &str, dir: TempDir) -> Fixture {
+    let case = cases().into_iter().find(|c| c["id"] == id).unwrap_or_else(|| panic!("no case {id}"));
+    unpack::unpack(id, dir.path()).expect("unpack");
+    Fixture { dir, case }
+}
+
+/// A path as text, for arguments.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8 path")
+}
