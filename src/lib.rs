@@ -3,4 +3,5 @@
 pub mod error;
 pub mod event;
 pub mod model;
+pub mod sys;
 pub mod view;

@@ -2,6 +2,8 @@
 //!
 //! [`LayerImage`] is what the engines see of a layer or a backing image: its extents and its bytes.
 
+pub mod layer_file;
+
 use std::fs::File;
 
 use crate::error::Result;
@@ -33,6 +35,11 @@ pub trait LayerImage: Send + Sync {
     /// ranges of it directly.
     fn plain_file(&self) -> Option<&File> {
         None
+    }
+
+    /// Whether the extents tell unwritten ones from holes. Formats that have no such thing say yes.
+    fn tells_unwritten(&self) -> bool {
+        true
     }
 
     /// Tells the kernel that this range will be read soon. A hint; failure does not matter.

@@ -18,7 +18,8 @@ pub fn unpack(case: &str, into: &Path) -> io::Result<()> {
     let archive = fixtures_dir().join(format!("{case}.tar.zst"));
     let mut decoder = zstd::Decoder::new(File::open(&archive)?)?;
     decoder.window_log_max(WINDOW_LOG_MAX)?;
-    let mut tar = Command::new("tar").args(["-x", "-f", "-", "-C"]).arg(into).stdin(Stdio::piped()).spawn()?;
+    let mut tar =
+        Command::new("tar").args(["-x", "-f", "-", "-C"]).arg(into).stdin(Stdio::piped()).spawn()?;
     let copied = io::copy(&mut decoder, &mut tar.stdin.take().expect("tar's stdin is piped"));
     let status = tar.wait()?;
     copied?;
