@@ -1,7 +1,9 @@
 //! Recovers Longhorn volumes from replica directories, without Longhorn and without writing to them.
 
+pub mod engine;
 pub mod error;
 pub mod event;
 pub mod model;
+pub mod sink;
 pub mod sys;
 pub mod view;

@@ -78,10 +78,32 @@ impl LayerSet {
     }
 }
 
+/// What a sweep has met in one layer so far, in whole sectors within the window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Extents, of both kinds.
+    pub extents: u64,
+    /// Bytes in written extents.
+    pub data_bytes: u64,
+    /// Bytes in unwritten extents.
+    pub unwritten_bytes: u64,
+}
+
+impl Tally {
+    fn count(&mut self, extent: Extent) {
+        self.extents += 1;
+        match extent.kind {
+            ExtentKind::Data => self.data_bytes += extent.range.len_bytes(),
+            ExtentKind::Unwritten => self.unwritten_bytes += extent.range.len_bytes(),
+        }
+    }
+}
+
 /// A layer's cursor: its extents, and the one that the sweep is in or heading for.
 struct Cursor<S> {
     extents: SectorExtents<S>,
     current: Option<Extent>,
+    tally: Tally,
 }
 
 /// When one cursor runs dry, every other that holds fewer extents than this is refilled along with it, so that
@@ -128,7 +150,11 @@ impl<S: ExtentSource> Overlay<S> {
         let sectors = ByteRange::new(window.start_bytes, sector_ceil(window.end_bytes));
         let cursors = layers
             .into_iter()
-            .map(|source| Cursor { extents: SectorExtents::new(source, sectors), current: None })
+            .map(|source| Cursor {
+                extents: SectorExtents::new(source, sectors),
+                current: None,
+                tally: Tally::default(),
+            })
             .collect::<Vec<_>>();
         let mut ahead = BinaryHeap::with_capacity(cursors.len());
         // Not known yet where they begin: at the window's start every cursor is asked for the first time.
@@ -183,6 +209,12 @@ impl<S: ExtentSource> Overlay<S> {
         }
     }
 
+    /// What the sweep has met in each layer, lowest first; complete once [`next_segment`](Self::next_segment)
+    /// has told the last segment.
+    pub fn tallies(&self) -> Vec<Tally> {
+        self.cursors.iter().map(|c| c.tally).collect()
+    }
+
     /// Takes every extent that begins at the sweep's position in, and every one that ends there out.
     fn settle(&mut self) -> Result<()> {
         while let Some(&Reverse((end, layer))) = self.inside.peek() {
@@ -216,7 +248,11 @@ impl<S: ExtentSource> Overlay<S> {
         let unwritten = self.unwritten;
         let cursor = &mut self.cursors[usize::from(layer)];
         cursor.current = loop {
-            match cursor.extents.next_extent()? {
+            let next = cursor.extents.next_extent()?;
+            if let Some(extent) = next {
+                cursor.tally.count(extent);
+            }
+            match next {
                 Some(e) if e.kind == ExtentKind::Unwritten && unwritten == Unwritten::Hole => {}
                 other => break other,
             }

@@ -1,0 +1,132 @@
+//! The sweep: open layers in, segments out, and a survey of the whole before anything is copied.
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::event::Run;
+use crate::model::extent::{ExtentSource, SectorExtents};
+use crate::model::overlay::{MAX_LAYERS, Overlay, Served, Tally, Unwritten};
+use crate::model::units::ByteRange;
+use crate::view::LayerImage;
+
+/// The layers of a chain as the engines take them, lowest first.
+pub type Layers = [Box<dyn LayerImage>];
+
+/// An overlay over open layers.
+pub type LayerOverlay<'a> = Overlay<Box<dyn ExtentSource + 'a>>;
+
+/// Begins a sweep over the part `window` of the volume that `layers`, lowest first, make up.
+///
+/// # Errors
+/// When a layer's extents cannot be told, or there are more layers than an overlay takes.
+pub fn overlay(layers: &Layers, window: ByteRange, unwritten: Unwritten) -> Result<LayerOverlay<'_>> {
+    if layers.len() > MAX_LAYERS {
+        return Err(Error::source(format!("{} layers are more than any chain has", layers.len())));
+    }
+    let sources = layers.iter().map(|layer| layer.extents()).collect::<Result<Vec<_>>>()?;
+    Ok(Overlay::new(sources, window, unwritten).refilled_by(in_parallel))
+}
+
+/// On a cold disk the maps of 40 layers are read at once, not one after the other.
+fn in_parallel<S: ExtentSource>(low: &mut [&mut SectorExtents<S>]) -> Result<()> {
+    match low {
+        [only] => only.refill(),
+        _ => low.par_iter_mut().try_for_each(|extents| extents.refill()),
+    }
+}
+
+/// How many ranges of unwritten extents a survey keeps; their bytes are always counted in full.
+const KEPT_RANGES: usize = 256;
+
+/// How many segments are swept between two looks at whether the work was cancelled.
+const CHECK_EVERY: u64 = 4096;
+
+/// What a sweep over the whole volume found.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// Per layer, lowest first.
+    pub layers: Vec<LayerSurvey>,
+    /// Segments that carry data.
+    pub segments: u64,
+    /// Bytes of the volume that some layer serves with data: what a copy has to move.
+    pub data_bytes: u64,
+    /// Unwritten extents that hide nothing.
+    pub unwritten_harmless: Ranges,
+    /// Unwritten extents with written data of a lower layer below them: the two readings differ here.
+    pub unwritten_hiding: Ranges,
+}
+
+/// One layer's part in the volume.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LayerSurvey {
+    /// What the layer holds.
+    pub tally: Tally,
+    /// Bytes of the merged view that this layer serves with data.
+    pub served_bytes: u64,
+}
+
+/// Ranges of the volume: all of them counted, the first ones kept.
+#[derive(Clone, Debug, Default)]
+pub struct Ranges {
+    /// The first ranges, up to a limit.
+    pub first: Vec<ByteRange>,
+    /// How many ranges there are.
+    pub count: u64,
+    /// How many bytes they cover.
+    pub bytes: u64,
+}
+
+impl Ranges {
+    fn add(&mut self, range: ByteRange) {
+        if self.first.len() < KEPT_RANGES {
+            self.first.push(range);
+        }
+        self.count += 1;
+        self.bytes += range.len_bytes();
+    }
+}
+
+/// Sweeps the whole volume once and counts.
+///
+/// Unwritten extents are always told as the engine sees them, so that where the two readings differ is known
+/// whichever is chosen; what each layer serves follows `unwritten`.
+///
+/// # Errors
+/// When a layer's extents cannot be told, or the run is cancelled.
+pub fn survey(layers: &Layers, volume_bytes: u64, unwritten: Unwritten, run: &Run<'_>) -> Result<Survey> {
+    let as_engine = sweep_once(layers, volume_bytes, Unwritten::Zero, run)?;
+    if unwritten == Unwritten::Zero || as_engine.unwritten_hiding.count == 0 {
+        return Ok(as_engine);
+    }
+    let as_told = sweep_once(layers, volume_bytes, unwritten, run)?;
+    Ok(Survey {
+        unwritten_harmless: as_engine.unwritten_harmless,
+        unwritten_hiding: as_engine.unwritten_hiding,
+        ..as_told
+    })
+}
+
+fn sweep_once(layers: &Layers, volume_bytes: u64, unwritten: Unwritten, run: &Run<'_>) -> Result<Survey> {
+    let mut sweep = overlay(layers, ByteRange::new(0, volume_bytes), unwritten)?;
+    let mut survey = Survey { layers: vec![LayerSurvey::default(); layers.len()], ..Survey::default() };
+    let mut swept = 0u64;
+    while let Some(segment) = sweep.next_segment()? {
+        match segment.served {
+            Served::Data(layer) => {
+                survey.segments += 1;
+                survey.data_bytes += segment.range.len_bytes();
+                survey.layers[usize::from(layer)].served_bytes += segment.range.len_bytes();
+            }
+            Served::Unwritten { hides_data: true, .. } => survey.unwritten_hiding.add(segment.range),
+            Served::Unwritten { hides_data: false, .. } => survey.unwritten_harmless.add(segment.range),
+        }
+        swept += 1;
+        if swept % CHECK_EVERY == 0 {
+            run.check()?;
+        }
+    }
+    for (layer, tally) in survey.layers.iter_mut().zip(sweep.tallies()) {
+        layer.tally = tally;
+    }
+    Ok(survey)
+}

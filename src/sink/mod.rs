@@ -1,0 +1,36 @@
+//! Things one can write an image to.
+//!
+//! A [`Sink`] takes bytes at an offset, from several threads at once. What no layer serves must read as zeros in
+//! the end: a fresh sparse file does so by itself, a device has to be told ([`Sink::zero_range`]).
+
+pub mod file;
+
+use std::fs::File;
+
+use crate::error::Result;
+use crate::event::Run;
+use crate::model::units::ByteRange;
+
+/// Somewhere an image can be written, in any order.
+pub trait Sink: Sync {
+    /// Writes all of `buf` at `offset_bytes`.
+    ///
+    /// # Errors
+    /// Of kind [`Output`](crate::error::ErrorKind::Output), naming the target and the offset.
+    fn write_at(&self, buf: &[u8], offset_bytes: u64) -> Result<()>;
+
+    /// Whether ranges that no layer serves must be passed to [`zero_range`](Self::zero_range), because they do not
+    /// read as zeros by themselves.
+    fn needs_zeros(&self) -> bool;
+
+    /// Makes `range` read as zeros, for good.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at); interrupted when the run is cancelled.
+    fn zero_range(&self, range: ByteRange, run: &Run<'_>) -> Result<()>;
+
+    /// The regular file behind it, if the kernel may share ranges of source files with it.
+    fn plain_file(&self) -> Option<&File> {
+        None
+    }
+}
