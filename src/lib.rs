@@ -3,5 +3,6 @@
 pub mod error;
 pub mod event;
 pub mod model;
+pub mod sink;
 pub mod sys;
 pub mod view;
