@@ -75,6 +75,10 @@ codes! {
         "Every layer is fully allocated: a copy turned holes into data, and upper layers hide what is below.";
     CopyNoZeros = "copy-no-zeros", Warning,
         "No explicit zero block anywhere: a copy probably turned written zeros into holes, and old data shows through.";
+    DeviceLarger = "device-larger", Info,
+        "The output device is larger than the image; the rest of it is left as it is.";
+    DeviceUsersUnknown = "device-users-unknown", Info,
+        "Not all processes could be looked at; one may have the output device open.";
 }
 
 impl fmt::Display for Code {

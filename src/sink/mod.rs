@@ -3,7 +3,12 @@
 //! A [`Sink`] takes bytes at an offset, from several threads at once. What no layer serves must read as zeros in
 //! the end: a fresh sparse file does so by itself, a device has to be told ([`Sink::zero_range`]).
 
+mod contents;
+pub mod device;
 pub mod file;
+pub mod guard;
+
+pub use contents::Contents;
 
 use std::fs::File;
 

@@ -1,0 +1,196 @@
+//! A block device to write an image to.
+//!
+//! Unlike a fresh sparse file, a device holds something already, so what no layer serves must be made zeros. A
+//! sector discarded on a Longhorn volume shows older data after the engine restarts, so zeros are never made by
+//! discarding: they are written, or asked of the device where its [`Kind`](crate::sys::device::Kind) is known to
+//! keep them. Only a device that reads as zeros throughout needs none.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+use super::contents::{Contents, first_nonzero};
+use super::guard::GuardedDevice;
+use crate::error::{Error, Result};
+use crate::event::{Event, Run};
+use crate::model::units::ByteRange;
+
+/// Zeros are written in pieces of this size; between pieces the work can be stopped.
+const ZERO_PIECE_BYTES: usize = 1 << 20;
+/// The device zeroes this much at a time; on a slow disk that may take a second.
+const ZERO_OUT_PIECE_BYTES: u64 = 64 << 20;
+/// The device is asked to zero whole pages only: a part of a page may be on its way there from another thread.
+const ZERO_OUT_ALIGN_BYTES: u64 = 4096;
+
+/// A guarded device that an image is written to, in any order, from several threads.
+#[derive(Debug)]
+pub struct DeviceSink {
+    target: GuardedDevice,
+    fresh: bool,
+    zeros: Box<[u8]>,
+}
+
+impl DeviceSink {
+    /// Writes to `target`, which is taken to hold anything until [`look_if_fresh`](Self::look_if_fresh) knows
+    /// better.
+    pub fn new(target: GuardedDevice) -> Self {
+        DeviceSink { target, fresh: false, zeros: vec![0; ZERO_PIECE_BYTES].into_boxed_slice() }
+    }
+
+    /// The device and what is known of it.
+    pub fn target(&self) -> &GuardedDevice {
+        &self.target
+    }
+
+    /// Whether the device reads as zeros throughout: then zeros need not be written from here on. Reads from the
+    /// start up to the first byte that is not zero, as a phase of its own. To be asked before anything is written.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Output`](crate::error::ErrorKind::Output) when the device cannot be read; interrupted when
+    /// the run is cancelled.
+    pub fn look_if_fresh(&mut self, run: &Run<'_>) -> Result<bool> {
+        self.fresh = self.target.contents() == Contents::Nothing && self.reads_as_zeros(run)?;
+        Ok(self.fresh)
+    }
+
+    fn reads_as_zeros(&self, run: &Run<'_>) -> Result<bool> {
+        let device = self.target.device();
+        let whole = ByteRange::new(0, device.size_bytes());
+        run.event(Event::Phase {
+            name: "looking if the device is empty",
+            total_bytes: Some(whole.len_bytes()),
+        });
+        let found = first_nonzero(
+            whole,
+            |buf, at| {
+                run.check()?;
+                device.read_exact_at(buf, at)
+            },
+            |zeros| {
+                self.forget(zeros);
+                run.event(Event::Advanced { bytes: zeros.len_bytes() });
+                Ok(())
+            },
+        );
+        run.event(Event::PhaseDone);
+        Ok(found?.is_none())
+    }
+
+    /// Lets go of cached pages that are not needed again. A hint.
+    fn forget(&self, range: ByteRange) {
+        let (Ok(start), Ok(length)) = (i64::try_from(range.start_bytes), i64::try_from(range.len_bytes()))
+        else {
+            return;
+        };
+        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        let _ = posix_fadvise(self.target.device().file(), start, length, advice);
+    }
+
+    /// Whether ranges that no layer serves must be zeroed.
+    pub fn needs_zeros(&self) -> bool {
+        !self.fresh
+    }
+
+    /// Writes all of `buf` at `offset_bytes`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Output`](crate::error::ErrorKind::Output) with the device and the offset; also for what lies
+    /// past the image's end, where the device is left alone.
+    pub fn write_at(&self, buf: &[u8], offset_bytes: u64) -> Result<()> {
+        self.within_image(offset_bytes, buf.len() as u64)?;
+        let mut rest = buf;
+        let mut at = offset_bytes;
+        while !rest.is_empty() {
+            match self.target.device().file().write_at(rest, at) {
+                Ok(0) => return Err(self.failed(at, io::ErrorKind::WriteZero.into())),
+                Ok(written) => {
+                    rest = &rest[written..];
+                    at += written as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.failed(at, e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `range` read as zeros, for good.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at); interrupted when the run is cancelled.
+    pub fn zero_range(&self, range: ByteRange, run: &Run<'_>) -> Result<()> {
+        self.within_image(range.start_bytes, range.len_bytes())?;
+        if self.fresh {
+            return Ok(());
+        }
+        let whole = self.part_for_the_device(range);
+        self.write_zeros(ByteRange::new(range.start_bytes, whole.start_bytes), run)?;
+        let mut at = whole.start_bytes;
+        while at < whole.end_bytes {
+            run.check()?;
+            let piece = ByteRange::new(at, whole.end_bytes.min(at.saturating_add(ZERO_OUT_PIECE_BYTES)));
+            if !self.target.device().zero_out(piece)? {
+                self.write_zeros(piece, run)?;
+            }
+            at = piece.end_bytes;
+        }
+        self.write_zeros(ByteRange::new(whole.end_bytes, range.end_bytes), run)
+    }
+
+    /// The part of `range` that the device may be asked to zero itself; empty, at its start, where it may not.
+    fn part_for_the_device(&self, range: ByteRange) -> ByteRange {
+        let none = ByteRange::new(range.start_bytes, range.start_bytes);
+        if !self.target.kind().may_zero_out() {
+            return none;
+        }
+        let align = self.target.device().logical_block_bytes().max(ZERO_OUT_ALIGN_BYTES);
+        let Some(start) = range.start_bytes.checked_next_multiple_of(align) else { return none };
+        let end = range.end_bytes / align * align;
+        if start < end { ByteRange::new(start, end) } else { none }
+    }
+
+    fn write_zeros(&self, range: ByteRange, run: &Run<'_>) -> Result<()> {
+        let mut at = range.start_bytes;
+        while at < range.end_bytes {
+            run.check()?;
+            let left = usize::try_from(range.end_bytes - at).unwrap_or(usize::MAX);
+            let piece = &self.zeros[..left.min(ZERO_PIECE_BYTES)];
+            self.write_at(piece, at)?;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything is on stable storage.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Output`](crate::error::ErrorKind::Output): some of what was written may be lost.
+    pub fn finish(&self) -> Result<()> {
+        let device = self.target.device();
+        device.file().sync_all().map_err(|e| {
+            Error::output("the device failed to store what was written")
+                .with_path(device.path())
+                .caused_by(e)
+                .with_hint("what it holds now is not complete; see dmesg for what the disk said")
+        })
+    }
+
+    fn within_image(&self, offset_bytes: u64, length_bytes: u64) -> Result<()> {
+        let end = offset_bytes.checked_add(length_bytes);
+        if end.is_some_and(|end| end <= self.target.needed_bytes()) {
+            return Ok(());
+        }
+        Err(Error::output("refusing to write past the image's end")
+            .with_path(self.target.device().path())
+            .at_offset(offset_bytes))
+    }
+
+    fn failed(&self, offset_bytes: u64, cause: io::Error) -> Error {
+        Error::output("cannot write to the device")
+            .with_path(self.target.device().path())
+            .at_offset(offset_bytes)
+            .caused_by(cause)
+            .with_hint("what it holds now is not complete; see dmesg for what the disk said")
+    }
+}
