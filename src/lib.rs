@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod event;
+pub mod format;
 pub mod model;
 pub mod sys;
 pub mod view;
