@@ -3,6 +3,7 @@
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod format;
 pub mod model;
 pub mod sink;
 pub mod sys;

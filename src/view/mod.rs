@@ -2,7 +2,11 @@
 //!
 //! [`LayerImage`] is what the engines see of a layer or a backing image: its extents and its bytes.
 
+pub mod backing;
 pub mod layer_file;
+pub mod qcow2;
+pub mod read_at;
+mod recent;
 
 use std::fs::File;
 
