@@ -2,6 +2,8 @@
 
 pub mod error;
 pub mod event;
+pub mod format;
 pub mod model;
+pub mod replica;
 pub mod sys;
 pub mod view;
