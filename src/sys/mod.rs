@@ -1,7 +1,10 @@
 //! The kernel edge: the only home of `unsafe` and of ioctl.
 //!
-//! [`sparse`] tells what is a hole, and copies or shares ranges in the kernel.
+//! [`sparse`] tells what is a hole, and copies or shares ranges in the kernel; [`dir`] opens files in a directory
+//! that is not trusted; [`process`] knows who else has them open.
 
 #![allow(unsafe_code)]
 
+pub mod dir;
+pub mod process;
 pub mod sparse;
