@@ -5,6 +5,7 @@ pub mod error;
 pub mod event;
 pub mod format;
 pub mod model;
+pub mod replica;
 pub mod sink;
 pub mod sys;
 pub mod view;

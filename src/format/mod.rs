@@ -1,3 +1,13 @@
-//! Bytes in, what the file says out: pure parsers, with no files and no judgement beyond their own format.
+//! What Longhorn's small files say: bytes in, values out, and nothing else.
+//!
+//! Parsers take bytes that somebody else has read, and never judge: a negative size is a number here, and a
+//! matter for [`model`](crate::model) or [`replica`](crate::replica). They follow the rules of the engine's own
+//! reader (Go's `encoding/json`), so that what the engine accepts is understood the same way here, and they say
+//! in which way a file is unusable, because "empty" and "cut off" have different causes.
 
+pub mod json;
+pub mod layer_meta;
+pub mod names;
 pub mod qcow2;
+pub mod revision;
+pub mod volume_meta;

@@ -71,6 +71,14 @@ codes! {
         "The head is open for writing in another process.";
     LiveUnknown = "live-unknown", Info,
         "Not all processes could be looked at; the replica may be in use.";
+    ChosenByHand = "chosen-by-hand", Warning,
+        "Head or size were given by hand against, or for want of, volume.meta.";
+    SizeUnaligned = "size-unaligned", Warning,
+        "The volume's size is not a multiple of 4096 bytes.";
+    BackingUnrecorded = "backing-unrecorded", Warning,
+        "A backing image was given by hand for a volume that names none.";
+    RemovedView = "removed-view", Warning,
+        "The snapshot that was asked for is marked as removed: its own view may have been changed.";
     CopyFullyAllocated = "copy-fully-allocated", Error,
         "Every layer is fully allocated: a copy turned holes into data, and upper layers hide what is below.";
     CopyNoZeros = "copy-no-zeros", Warning,

@@ -1,8 +1,9 @@
 //! What a replica means: pure rules with no files, no clock, no threads and no printing.
 //!
 //! [`units`] has the numbers the format is built on; [`extent`] speaks of one layer, [`overlay`] of all of them
-//! together; [`finding`] is damage or doubt as data.
+//! together; [`chain`] is the order they stand in; [`finding`] is damage or doubt as data.
 
+pub mod chain;
 pub mod extent;
 pub mod finding;
 pub mod overlay;

@@ -3,6 +3,7 @@
 //! [`LayerImage`] is what the engines see of a layer or a backing image: its extents and its bytes.
 
 pub mod backing;
+pub mod blank;
 pub mod layer_file;
 pub mod qcow2;
 pub mod read_at;

@@ -11,7 +11,10 @@ use tempfile::TempDir;
 
 /// A temporary directory on the disk that holds `target/`: `/tmp` may be a tmpfs, which has no FIEMAP.
 pub fn scratch() -> TempDir {
-    tempfile::Builder::new().prefix("lhrecover-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("scratch directory")
+    tempfile::Builder::new()
+        .prefix("lhrecover-")
+        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+        .expect("scratch directory")
 }
 
 /// One unpacked fixture case; removed on drop.

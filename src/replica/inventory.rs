@@ -1,0 +1,281 @@
+//! What is in a replica directory: every file by what it is, and all metadata, parsed.
+//!
+//! Reading never fails because of what a file says; that is kept as data ([`Doc`]) for others to judge. It is
+//! bounded: the number of names, the size of each metadata file, and the size of all of them together.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use crate::error::{Error, Result};
+use crate::format::json::Damage;
+use crate::format::layer_meta::{self, LayerMeta};
+use crate::format::names::{self, DiskKind, FileKind};
+use crate::format::revision;
+use crate::format::volume_meta::{self, VolumeMeta};
+use crate::sys::dir::{Dir, FileStat};
+
+/// The most names a directory may hold. An engine stops at 250 layers, each with three files; branches and
+/// leftovers come on top.
+const MAX_NAMES: usize = 65_536;
+
+/// The most bytes of layer metadata that are read in all: room for some 40,000 layers.
+const META_BUDGET_BYTES: u64 = 8 << 20;
+
+/// A metadata file: what it says, or why nothing can be made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Doc<T> {
+    /// It is not there.
+    Absent,
+    /// It is there and cannot be read; the text is what the operating system says.
+    Unreadable(String),
+    /// It was read and cannot be used.
+    Damaged(Damage),
+    /// What it says.
+    Good(T),
+}
+
+impl<T> Doc<T> {
+    /// What it says, if it can be used.
+    pub fn good(&self) -> Option<&T> {
+        match self {
+            Doc::Good(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Why it cannot be used: what follows the file's name in a sentence. `None` when it can.
+    pub fn trouble(&self) -> Option<String> {
+        match self {
+            Doc::Absent => Some("is missing".into()),
+            Doc::Unreadable(why) => Some(format!("cannot be read ({why})")),
+            Doc::Damaged(damage) => Some(damage.to_string()),
+            Doc::Good(_) => None,
+        }
+    }
+}
+
+/// One layer's files.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// The image's file name.
+    pub name: String,
+    /// What the name says it is.
+    pub kind: DiskKind,
+    /// The image, if it is there.
+    pub image: Option<FileStat>,
+    /// Its metadata.
+    pub meta: Doc<LayerMeta>,
+    /// Which file the metadata is, if it is there: two names may be one file.
+    pub meta_file: Option<FileStat>,
+    /// Whether there is a checksum file.
+    pub has_checksum: bool,
+}
+
+impl Disk {
+    /// The file name of its metadata.
+    pub fn meta_name(&self) -> String {
+        format!("{}.meta", self.name)
+    }
+
+    /// Whether both images are there and are one file.
+    pub fn is_same_image(&self, other: &Disk) -> bool {
+        matches!((self.image, other.image), (Some(a), Some(b)) if a.id == b.id)
+    }
+
+    /// Whether the image is there and has never been written to.
+    pub fn is_blank(&self) -> bool {
+        self.image.is_some_and(|image| image.allocated_bytes == 0)
+    }
+
+    /// Whether its metadata says that it was deleted.
+    pub fn is_removed(&self) -> bool {
+        self.meta.good().is_some_and(|meta| meta.removed)
+    }
+}
+
+/// Everything that a directory holds.
+#[derive(Clone, Debug)]
+pub struct Inventory {
+    /// `volume.meta`.
+    pub volume_meta: Doc<VolumeMeta>,
+    /// What can still be made out of a `volume.meta` that is cut off.
+    pub salvaged: Option<VolumeMeta>,
+    /// `revision.counter`.
+    pub revision: Doc<i64>,
+    /// The layers by image file name, whatever of each is there.
+    pub disks: BTreeMap<String, Disk>,
+    /// Leftovers of atomic writes, by file name.
+    pub tmp: Vec<String>,
+    /// Scratch files of a restore, by file name.
+    pub restore_scratch: Vec<String>,
+    /// Files that are not Longhorn's, by file name.
+    pub foreign: Vec<String>,
+    /// Every regular file that is Longhorn's, whatever its part.
+    pub files: Vec<(String, FileStat)>,
+}
+
+impl Inventory {
+    /// Reads what is in `dir`.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, has nothing of a replica in it, or has too much.
+    pub fn read(dir: &Dir) -> Result<Self> {
+        let cannot_list =
+            |e| Error::source("cannot list the replica directory").with_path(dir.path()).caused_by(e);
+        let listed = dir.names(MAX_NAMES + 1).map_err(cannot_list)?;
+        if listed.len() > MAX_NAMES {
+            return Err(Error::source(format!("more than {MAX_NAMES} files: this is no replica directory"))
+                .with_path(dir.path()));
+        }
+        let mut listed: Vec<String> =
+            listed.into_iter().map(|name| name.to_string_lossy().into_owned()).collect();
+        listed.sort_unstable();
+        let mut reader = Reader { dir, budget_bytes: META_BUDGET_BYTES, inventory: Inventory::empty() };
+        for name in listed {
+            reader.take(&name);
+        }
+        let mut inventory = reader.inventory;
+        if inventory.disks.is_empty() && matches!(inventory.volume_meta, Doc::Absent) {
+            return Err(Error::source("this is not a replica directory: no volume.meta and no volume-*.img")
+                .with_path(dir.path())
+                .with_hint("replicas are under <disk path>/replicas/, usually /var/lib/longhorn/replicas/"));
+        }
+        inventory.files.retain(|(_, stat)| stat.regular);
+        Ok(inventory)
+    }
+
+    fn empty() -> Self {
+        Inventory {
+            volume_meta: Doc::Absent,
+            salvaged: None,
+            revision: Doc::Absent,
+            disks: BTreeMap::new(),
+            tmp: Vec::new(),
+            restore_scratch: Vec::new(),
+            foreign: Vec::new(),
+            files: Vec::new(),
+        }
+    }
+
+    /// The heads, by name. More than one is the rule after a crash.
+    pub fn heads(&self) -> impl Iterator<Item = &Disk> {
+        self.disks.values().filter(|disk| disk.kind == DiskKind::Head)
+    }
+
+    /// The disks whose metadata names `parent` as their parent.
+    pub fn children<'a>(&'a self, parent: &'a str) -> impl Iterator<Item = &'a Disk> {
+        self.disks.values().filter(move |disk| disk.meta.good().is_some_and(|meta| meta.parent == parent))
+    }
+
+    /// The layer called `name`, or an empty-handed one if nothing is there under that name.
+    fn disk(&mut self, name: &str) -> &mut Disk {
+        self.disks.entry(name.to_owned()).or_insert_with(|| Disk {
+            name: name.to_owned(),
+            kind: names::disk_kind(name),
+            image: None,
+            meta: Doc::Absent,
+            meta_file: None,
+            has_checksum: false,
+        })
+    }
+}
+
+struct Reader<'a> {
+    dir: &'a Dir,
+    budget_bytes: u64,
+    inventory: Inventory,
+}
+
+impl Reader<'_> {
+    fn take(&mut self, name: &str) {
+        let stat = self.dir.stat(name).ok();
+        let kind = names::classify(name);
+        if let (Some(stat), true) = (stat, kind != FileKind::Foreign) {
+            self.inventory.files.push((name.to_owned(), stat));
+        }
+        match kind {
+            FileKind::VolumeMeta => self.take_volume_meta(),
+            FileKind::RevisionCounter => {
+                self.inventory.revision = match read(self.dir, name, revision::MAX_BYTES) {
+                    Ok(bytes) => revision::parse(&bytes).map_or_else(Doc::Damaged, Doc::Good),
+                    Err(why) => why.into(),
+                };
+            }
+            FileKind::Image(_) => self.inventory.disk(name).image = stat,
+            FileKind::Meta { disk } => {
+                let limit = layer_meta::MAX_BYTES.min(self.budget_bytes);
+                let meta = match read(self.dir, name, limit) {
+                    Ok(bytes) => {
+                        self.budget_bytes -= bytes.len() as u64;
+                        layer_meta::parse(&bytes).map_or_else(Doc::Damaged, Doc::Good)
+                    }
+                    Err(NoBytes::TooLarge(size)) if size <= layer_meta::MAX_BYTES => {
+                        Doc::Unreadable(format!(
+                            "there are more than {META_BUDGET_BYTES} bytes of metadata in this directory"
+                        ))
+                    }
+                    Err(why) => why.into(),
+                };
+                // Names outside the scheme have images too, if their metadata says so.
+                let image = (names::disk_kind(disk) == DiskKind::Other).then(|| self.dir.stat(disk).ok());
+                let entry = self.inventory.disk(disk);
+                entry.meta = meta;
+                entry.meta_file = stat;
+                entry.image = image.unwrap_or(entry.image);
+            }
+            FileKind::Checksum { disk } => self.inventory.disk(disk).has_checksum = true,
+            FileKind::Tmp { .. } => self.inventory.tmp.push(name.to_owned()),
+            FileKind::RestoreScratch => self.inventory.restore_scratch.push(name.to_owned()),
+            FileKind::Foreign => self.inventory.foreign.push(name.to_owned()),
+        }
+    }
+
+    fn take_volume_meta(&mut self) {
+        self.inventory.volume_meta = match read(self.dir, volume_meta::FILE_NAME, volume_meta::MAX_BYTES) {
+            Ok(bytes) => volume_meta::parse(&bytes).map_or_else(
+                |damage| {
+                    if damage == Damage::Truncated {
+                        self.inventory.salvaged = volume_meta::salvage(&bytes);
+                    }
+                    Doc::Damaged(damage)
+                },
+                Doc::Good,
+            ),
+            Err(why) => why.into(),
+        };
+    }
+}
+
+/// Why a file's bytes could not be had.
+enum NoBytes {
+    Absent,
+    Unreadable(io::Error),
+    TooLarge(u64),
+}
+
+impl<T> From<NoBytes> for Doc<T> {
+    fn from(why: NoBytes) -> Self {
+        match why {
+            NoBytes::Absent => Doc::Absent,
+            NoBytes::Unreadable(e) => Doc::Unreadable(e.to_string()),
+            NoBytes::TooLarge(size_bytes) => Doc::Damaged(Damage::TooLarge { size_bytes }),
+        }
+    }
+}
+
+/// The bytes of a small file, if it has at most `limit_bytes`.
+fn read(dir: &Dir, name: &str, limit_bytes: u64) -> std::result::Result<Vec<u8>, NoBytes> {
+    let fail = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => NoBytes::Absent,
+        _ => NoBytes::Unreadable(e),
+    };
+    let file = dir.open_file(name).map_err(fail)?;
+    let size_bytes = file.metadata().map_err(fail)?.len();
+    let mut bytes = Vec::new();
+    if size_bytes <= limit_bytes {
+        file.take(limit_bytes + 1).read_to_end(&mut bytes).map_err(fail)?;
+    }
+    // It may have grown since.
+    let size_bytes = size_bytes.max(bytes.len() as u64);
+    if size_bytes > limit_bytes { Err(NoBytes::TooLarge(size_bytes)) } else { Ok(bytes) }
+}

@@ -1,0 +1,563 @@
+//! From options to open layers: the view, its size, its chain, the guards, the files.
+//!
+//! The order matters to whoever reads the error. What cannot be had at all comes first (broken chain, missing
+//! data), the guards come last: a flag is only named when it would help.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::format::layer_meta::LayerMeta;
+use crate::format::names::{self, DiskKind};
+use crate::format::volume_meta::{self, VolumeMeta};
+use crate::model::chain::{Chain, ChainFault, NotFound, find_snapshot};
+use crate::model::finding::{Code, Finding};
+use crate::model::units::{MAX_VOLUME_BYTES, SECTOR_BYTES};
+use crate::replica::inventory::{Disk, Inventory};
+use crate::replica::live::Live;
+use crate::replica::{ReplicaDir, backing, head};
+use crate::sys::dir::{Dir, FileStat};
+use crate::view::LayerImage;
+use crate::view::backing::open_backing;
+use crate::view::blank::Blank;
+use crate::view::layer_file::LayerFile;
+
+/// Which state of the volume to open, and what to do without.
+#[derive(Clone, Debug, Default)]
+pub struct SourceOptions {
+    /// As of this snapshot: its name, its file name, or a unique beginning. The head without it.
+    pub at: Option<String>,
+    /// The head's file name, whatever `volume.meta` says.
+    pub head: Option<String>,
+    /// The volume's size in bytes, whatever `volume.meta` says.
+    pub size_bytes: Option<u64>,
+    /// Where the backing image is now.
+    pub backing_file: Option<PathBuf>,
+    /// Go on though the replica is being rebuilt.
+    pub allow_rebuilding: bool,
+    /// Go on though another process writes to the head.
+    pub allow_live: bool,
+}
+
+/// The state of the volume that a source shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum View {
+    /// As it stood last, through this head.
+    Head(String),
+    /// As of this snapshot.
+    Snapshot(String),
+}
+
+impl View {
+    /// The file name of the top layer.
+    pub fn file(&self) -> &str {
+        match self {
+            View::Head(file) | View::Snapshot(file) => file,
+        }
+    }
+}
+
+/// What a layer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerKind {
+    /// The backing image below all layers.
+    Backing,
+    /// A snapshot, or another layer that no longer changes.
+    Snapshot,
+    /// The writable layer.
+    Head,
+}
+
+/// What is known of one layer of a source.
+#[derive(Clone, Debug)]
+pub struct LayerInfo {
+    /// The file name; of a backing image, its path.
+    pub file: String,
+    /// What it is.
+    pub kind: LayerKind,
+    /// When it was taken, or the head began, as its metadata says (RFC 3339); empty when it does not.
+    pub created: String,
+    /// Deleted and not purged yet: its data counts, its own view may not be right.
+    pub removed: bool,
+    /// Taken by a user rather than by the system.
+    pub user_created: bool,
+    /// Its labels.
+    pub labels: Vec<(String, String)>,
+    /// What the file system says of its file; `None` when the file is not there and holds nothing that counts.
+    pub stat: Option<FileStat>,
+}
+
+/// The open layers of one state of a volume.
+pub struct Source {
+    /// Which state.
+    pub view: View,
+    /// The volume's length in bytes.
+    pub volume_bytes: u64,
+    /// What is known of each layer, lowest first; one entry for each of `layers`.
+    pub chain: Vec<LayerInfo>,
+    /// The images, lowest first; the backing image, if there is one, is the first.
+    pub layers: Vec<Box<dyn LayerImage>>,
+    /// Whether the first layer is a backing image.
+    pub has_backing: bool,
+    /// What is doubtful about it.
+    pub findings: Vec<Finding>,
+    /// Whether another process writes to the replica.
+    pub live: Live,
+    dir: Dir,
+    followed: Chain,
+    head_by_volume_meta: bool,
+    backing_seen: Option<(File, FileStat)>,
+}
+
+/// What is decided before any layer is opened.
+struct Decision {
+    view: View,
+    volume_bytes: u64,
+    /// What `volume.meta` says, if it can be used.
+    meta: VolumeMeta,
+    head_by_volume_meta: bool,
+    findings: Vec<Finding>,
+}
+
+impl ReplicaDir {
+    /// Resolves the chain, opens the layers, and applies the guards.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Source`](crate::error::ErrorKind::Source) when the state asked for cannot be had from this
+    /// directory; [`ErrorKind::Refused`](crate::error::ErrorKind::Refused) when it can, and a guard wants to be
+    /// told that it may go on (the hint names the flag); [`ErrorKind::Usage`](crate::error::ErrorKind::Usage)
+    /// when no layer of that name is there.
+    pub fn open_source(&self, options: &SourceOptions) -> Result<Source> {
+        let mut decision = self.decide(options)?;
+        let top = decision.view.file();
+        let chain = self.chain_from(top);
+        if let Some(fault) = &chain.fault {
+            return Err(self.broken(fault));
+        }
+        let mut infos = Vec::new();
+        let mut layers: Vec<Box<dyn LayerImage>> = Vec::new();
+        let mut backing_seen = None;
+        if let Some((path, file)) = self.open_backing(options, &decision.meta, &mut decision.findings)? {
+            let stat = FileStat::of(&file).map_err(|e| cannot_look(&path, e))?;
+            let again = file.try_clone().map_err(|e| cannot_look(&path, e))?;
+            infos.push(LayerInfo::backing(&path, stat));
+            layers.push(open_backing(path.display().to_string(), file)?);
+            backing_seen = Some((again, stat));
+        }
+        for name in chain.layers.iter().rev() {
+            let (info, image) = self.open_layer(name)?;
+            infos.push(info);
+            layers.push(image);
+        }
+        let live = Live::look(self.inventory());
+        let mut source = Source {
+            view: decision.view,
+            volume_bytes: decision.volume_bytes,
+            chain: infos,
+            layers,
+            has_backing: backing_seen.is_some(),
+            findings: decision.findings,
+            live,
+            dir: Dir::open(self.path()).map_err(|e| cannot_look(self.path(), e))?,
+            followed: chain,
+            head_by_volume_meta: decision.head_by_volume_meta,
+            backing_seen,
+        };
+        source.guard(options, decision.meta.rebuilding)?;
+        source.say_what_is_doubtful();
+        Ok(source)
+    }
+
+    /// Which state, and how large.
+    fn decide(&self, options: &SourceOptions) -> Result<Decision> {
+        let inventory = self.inventory();
+        let view_at = options.at.as_deref().map(|wanted| self.view_at(wanted)).transpose()?;
+        let mut findings = Vec::new();
+        let known = inventory.volume_meta.good();
+        let by_hand = view_at.is_some() || options.head.is_some();
+        if known.is_none() && !(by_hand && options.size_bytes.is_some()) {
+            return Err(self.untold(view_at.as_ref()));
+        }
+        if let Some(trouble) = inventory.volume_meta.trouble() {
+            findings.push(
+                Finding::new(
+                    Code::ChosenByHand,
+                    format!("volume.meta {trouble}: head and size are as given by hand"),
+                    "whether the replica was being rebuilt, and whether the volume stands on a backing image, is \
+                     not known; if either is so, the result is wrong",
+                )
+                .on(volume_meta::FILE_NAME)
+                .advise("compare with another replica; if the volume had a backing image, name it with --backing-file"),
+            );
+        }
+        let meta = known.cloned().unwrap_or_default();
+        let volume_bytes = self.volume_bytes(options.size_bytes, &meta, &mut findings)?;
+        let head_by_volume_meta = !by_hand;
+        let view = match view_at {
+            Some(view) => view,
+            None => View::Head(self.head(options.head.as_deref(), &meta, &mut findings)?),
+        };
+        Ok(Decision { view, volume_bytes, meta, head_by_volume_meta, findings })
+    }
+
+    /// The state that `--at` means.
+    fn view_at(&self, wanted: &str) -> Result<View> {
+        let disks = &self.inventory().disks;
+        match find_snapshot(wanted, disks.keys().map(String::as_str)) {
+            Ok(file) if names::disk_kind(file) == DiskKind::Head => Ok(View::Head(file.to_owned())),
+            Ok(file) => Ok(View::Snapshot(file.to_owned())),
+            Err(NotFound::Ambiguous(candidates)) => {
+                Err(Error::usage(format!("{wanted:?} could mean {} snapshots", candidates.len()))
+                    .with_hint(format!("one of: {}", list(candidates.iter().map(|c| short(c))))))
+            }
+            Err(NotFound::Nothing) => {
+                let there = disks.keys().filter_map(|disk| names::snapshot_name(disk));
+                Err(Error::usage(format!("there is no snapshot {wanted:?}"))
+                    .with_path(self.path())
+                    .with_hint(format!("the replica has: {}", list(there))))
+            }
+        }
+    }
+
+    /// `volume.meta` cannot be used and not everything was given by hand.
+    fn untold(&self, view: Option<&View>) -> Error {
+        let inventory = self.inventory();
+        let trouble = inventory.volume_meta.trouble().unwrap_or_default();
+        let error = Error::source(format!("volume.meta {trouble}"))
+            .with_path(self.path().join(volume_meta::FILE_NAME));
+        let hint = match (view, head::propose(inventory)) {
+            (Some(_), _) => match head::propose_size(inventory) {
+                Some(size) => format!("say how large the volume is: --size {size} is likely"),
+                None => "say how large the volume is, in bytes: --size N".to_owned(),
+            },
+            (None, Some(likely)) => {
+                format!("likely: --head {} --size {} ({})", likely.head, likely.size_bytes, likely.why)
+            }
+            (None, None) => {
+                "no head has both data and metadata: try another replica, or a snapshot (--at NAME --size N)"
+                    .to_owned()
+            }
+        };
+        error.with_hint(hint)
+    }
+
+    /// The volume's size, given by hand or told by `volume.meta`.
+    fn volume_bytes(
+        &self,
+        by_hand: Option<u64>,
+        meta: &VolumeMeta,
+        findings: &mut Vec<Finding>,
+    ) -> Result<u64> {
+        if let Some(size) = by_hand {
+            judge_size(i128::from(size)).map_err(|why| Error::usage(format!("--size {size} {why}")))?;
+            if self.inventory().volume_meta.good().is_some()
+                && i128::from(size) != i128::from(meta.size_bytes)
+            {
+                findings.push(
+                    Finding::new(
+                        Code::ChosenByHand,
+                        format!(
+                            "the size is {size} bytes as given by hand; volume.meta says {}",
+                            meta.size_bytes
+                        ),
+                        "a smaller size cuts the volume's end off, a larger one adds zeros",
+                    )
+                    .on(volume_meta::FILE_NAME),
+                );
+            }
+            return Ok(size);
+        }
+        judge_size(i128::from(meta.size_bytes)).map_err(|why| {
+            let error = Error::source(format!("the Size in volume.meta, {}, {why}", meta.size_bytes))
+                .with_path(self.path().join(volume_meta::FILE_NAME));
+            match head::propose_size(self.inventory()) {
+                Some(size) => error.with_hint(format!("give it by hand: --size {size} is likely")),
+                None => error.with_hint("give it by hand, in bytes: --size N"),
+            }
+        })
+    }
+
+    /// The head's file name, given by hand or told by `volume.meta`; it is there, with metadata.
+    fn head(&self, by_hand: Option<&str>, meta: &VolumeMeta, findings: &mut Vec<Finding>) -> Result<String> {
+        let inventory = self.inventory();
+        let there = |name: &str| inventory.disks.get(name).is_some_and(|d| d.meta.trouble().is_none());
+        if let Some(head) = by_hand {
+            if !inventory.disks.contains_key(head) {
+                return Err(Error::usage(format!("there is no head {head:?}"))
+                    .with_path(self.path())
+                    .with_hint(format!("the replica has: {}", list(inventory.heads().map(|h| &*h.name)))));
+            }
+            if inventory.volume_meta.good().is_some() && meta.head != head {
+                findings.push(
+                    Finding::new(
+                        Code::ChosenByHand,
+                        format!("the head is {head} as given by hand; volume.meta says {:?}", meta.head),
+                        "the engine would read another state of the volume",
+                    )
+                    .on(head)
+                    .advise("compare both states before you trust one"),
+                );
+            }
+            return Ok(head.to_owned());
+        }
+        if there(&meta.head) || inventory.disks.get(&meta.head).is_some_and(|d| d.image.is_some()) {
+            return Ok(meta.head.clone());
+        }
+        let error = Error::source(format!("the head that volume.meta names, {:?}, is not there", meta.head))
+            .with_path(self.path());
+        Err(match head::propose(inventory) {
+            Some(likely) => error.with_hint(format!("likely: --head {} ({})", likely.head, likely.why)),
+            None => error.with_hint("try another replica, or a snapshot with --at"),
+        })
+    }
+
+    /// A chain that cannot be followed, as an error.
+    fn broken(&self, fault: &ChainFault) -> Error {
+        let error = Error::source(fault.to_string()).with_path(self.path());
+        match fault {
+            ChainFault::DamagedMeta { layer } => {
+                let trouble = self.inventory().disks.get(layer).and_then(|disk| disk.meta.trouble());
+                Error::source(format!("broken chain: {layer}.meta {}", trouble.unwrap_or_default()))
+                    .with_path(self.path())
+                    .with_hint("what is below this layer is not known: another replica may be whole, or a snapshot below it (--at)")
+            }
+            ChainFault::TooLong { .. } => error.with_hint("a snapshot further down can be had with --at"),
+            _ => {
+                error.with_hint("another replica may be whole; what is below the break can be had with --at")
+            }
+        }
+    }
+
+    fn open_backing(
+        &self,
+        options: &SourceOptions,
+        meta: &VolumeMeta,
+        findings: &mut Vec<Finding>,
+    ) -> Result<Option<(PathBuf, File)>> {
+        let recorded = meta.backing_file_path.as_str();
+        match &options.backing_file {
+            Some(path) => {
+                if recorded.is_empty() {
+                    findings.push(
+                        Finding::new(
+                            Code::BackingUnrecorded,
+                            "a backing image is given by hand, and volume.meta names none",
+                            "if the volume has none, whatever was never written shows the image instead of zeros",
+                        )
+                        .on(path.display().to_string()),
+                    );
+                }
+                backing::open_by_hand(path).map(Some)
+            }
+            None if recorded.is_empty() => Ok(None),
+            None => backing::open_recorded(&self.dir, recorded).map(Some),
+        }
+    }
+
+    /// Opens one layer of the chain. Its metadata is good, or it would not be on it.
+    fn open_layer(&self, name: &str) -> Result<(LayerInfo, Box<dyn LayerImage>)> {
+        let missing = |what: &str| Error::source(what).with_path(self.path()).in_layer(name);
+        let disk = self.inventory().disks.get(name).ok_or_else(|| missing("the layer is not there"))?;
+        let mut info = LayerInfo::of(disk);
+        match disk.image {
+            Some(image) if !image.regular => Err(missing("the layer is not a regular file")
+                .with_hint("links are not followed: name the directory that holds the files themselves")),
+            Some(_) => {
+                let file = self.dir.open_file(name).map_err(|e| {
+                    missing("cannot open the layer")
+                        .caused_by(e)
+                        .with_hint("layers belong to root: run as root")
+                })?;
+                info.stat = Some(FileStat::of(&file).map_err(|e| cannot_look(&self.path().join(name), e))?);
+                let image = LayerFile::new(name.to_owned(), file)?;
+                Ok((info, Box::new(image)))
+            }
+            None if is_dispensable(self.inventory(), disk) => Ok((info, Box::new(Blank::new(name)))),
+            None if info.kind == LayerKind::Head => {
+                let below = disk.meta.good().map_or("", |meta| meta.parent.as_str());
+                Err(missing("the head's data is missing").with_hint(format!(
+                    "do not let the engine open this replica: it would make an empty head and serve old data; try \
+                     another replica, or the last snapshot: --at {}",
+                    if below.is_empty() { "NAME" } else { short(below) }
+                )))
+            }
+            None => Err(missing("the layer's data is missing")
+                .with_hint("another replica may have it; what is below it can be had with --at")),
+        }
+    }
+}
+
+/// Whether a missing image is no loss, because a purge was cut short (longhorn-engine `pkg/replica/replica.go`).
+///
+/// A purge folds a layer into its Removed parent, removes it, and links the parent's file under its name: cut
+/// short in between, everything is in the parent. And a Removed layer that nothing stands on loses its image
+/// before its metadata.
+pub(crate) fn is_dispensable(inventory: &Inventory, disk: &Disk) -> bool {
+    let parent = disk.meta.good().and_then(|meta| inventory.disks.get(&meta.parent));
+    let folded = parent.is_some_and(|p| p.is_removed() && p.image.is_some());
+    let purged = disk.is_removed() && inventory.children(&disk.name).next().is_none();
+    disk.kind == DiskKind::Snapshot && (folded || purged)
+}
+
+/// A size that a volume can have, or what is wrong with it.
+pub(crate) fn judge_size(size: i128) -> std::result::Result<u64, &'static str> {
+    match u64::try_from(size) {
+        Err(_) => Err("is negative"),
+        Ok(0) => Err("is no size"),
+        Ok(size) if size > MAX_VOLUME_BYTES => Err("is more than a volume can have"),
+        Ok(size) if size % 512 != 0 => Err("is not a multiple of 512, as every volume's size is"),
+        Ok(size) => Ok(size),
+    }
+}
+
+/// A layer's name as people use it: a snapshot's own name, else the file's.
+pub(crate) fn short(file: &str) -> &str {
+    names::snapshot_name(file).unwrap_or(file)
+}
+
+/// The first names of a list, for a message.
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 8;
+    let all: Vec<_> = names.collect();
+    match all.len() {
+        0 => "none".to_owned(),
+        len if len > SHOWN => format!("{}, and {} more", all[..SHOWN].join(", "), len - SHOWN),
+        _ => all.join(", "),
+    }
+}
+
+fn cannot_look(path: &Path, e: std::io::Error) -> Error {
+    Error::source("cannot look at the file").with_path(path).caused_by(e)
+}
+
+impl LayerInfo {
+    /// What the inventory knows of a layer.
+    pub fn of(disk: &Disk) -> Self {
+        let meta = disk.meta.good().cloned().unwrap_or_else(LayerMeta::default);
+        LayerInfo {
+            file: disk.name.clone(),
+            kind: if disk.kind == DiskKind::Head { LayerKind::Head } else { LayerKind::Snapshot },
+            created: meta.created,
+            removed: meta.removed,
+            user_created: meta.user_created,
+            labels: meta.labels,
+            stat: disk.image,
+        }
+    }
+
+    fn backing(path: &Path, stat: FileStat) -> Self {
+        LayerInfo {
+            file: path.display().to_string(),
+            kind: LayerKind::Backing,
+            created: String::new(),
+            removed: false,
+            user_created: false,
+            labels: Vec::new(),
+            stat: Some(stat),
+        }
+    }
+}
+
+impl Source {
+    /// Refuses what needs leave.
+    fn guard(&self, options: &SourceOptions, rebuilding: bool) -> Result<()> {
+        if rebuilding && !options.allow_rebuilding {
+            return Err(Error::refused(
+                "this replica was being rebuilt from another one: what it holds is not the volume, however \
+                 complete it looks",
+            )
+            .with_path(self.dir.path())
+            .with_hint("use another replica; to read this one all the same: --allow-rebuilding"));
+        }
+        if self.live.is_live() && matches!(self.view, View::Head(_)) && !options.allow_live {
+            return Err(Error::refused(format!(
+                "the replica is in use: {} has it open for writing",
+                self.live.who()
+            ))
+            .with_path(self.dir.path())
+            .with_hint(
+                "detach the volume first, or read a snapshot (--at); to read the head while it changes: --allow-live",
+            ));
+        }
+        Ok(())
+    }
+
+    fn say_what_is_doubtful(&mut self) {
+        let mut findings = Vec::new();
+        let live = self.live.findings();
+        let harmless = |f: &Finding| f.code == Code::LiveHead && matches!(self.view, View::Snapshot(_));
+        findings.extend(live.into_iter().filter(|f| !harmless(f)));
+        if self.volume_bytes % SECTOR_BYTES != 0 {
+            findings.push(Finding::new(
+                Code::SizeUnaligned,
+                format!(
+                    "the volume's size, {} bytes, is not a multiple of {SECTOR_BYTES}",
+                    self.volume_bytes
+                ),
+                "the engine cannot write the last, incomplete sector, so the size may be wrong",
+            ));
+        }
+        if let (View::Snapshot(file), Some(top)) = (&self.view, self.chain.last()) {
+            if top.removed {
+                let what = match top.stat {
+                    Some(_) => format!("snapshot {} is marked as removed", short(file)),
+                    None => format!("snapshot {} is removed, and its data is purged already", short(file)),
+                };
+                findings.push(
+                    Finding::new(
+                        Code::RemovedView,
+                        what,
+                        "a purge or an unmap may have changed it already: its own view need not be what it was",
+                    )
+                    .on(file)
+                    .advise("use a snapshot that is not removed, or the head"),
+                );
+            }
+        }
+        self.findings.extend(findings);
+    }
+
+    /// Looks again at what was read: the chain and the files must be what they were when they were opened. Call
+    /// it when the reading is done. The head of a live replica, read by leave, may have changed; nothing else.
+    ///
+    /// # Errors
+    /// What changed, as [`ErrorKind::Source`](crate::error::ErrorKind::Source).
+    pub fn recheck(&self) -> Result<()> {
+        let changed = |what: String| {
+            Error::source(format!("the replica changed while it was read: {what}"))
+                .with_path(self.dir.path())
+                .with_hint(
+                    "what was read is a mix of two states: stop what uses the replica, and start again",
+                )
+        };
+        let now = Inventory::read(&self.dir)?;
+        if self.head_by_volume_meta {
+            let head = now.volume_meta.good().map_or("", |meta| meta.head.as_str());
+            if head != self.view.file() {
+                return Err(changed(format!("its head is now {head:?}")));
+            }
+        }
+        if now.chain_from(self.view.file()) != self.followed {
+            return Err(changed("its chain is another one".to_owned()));
+        }
+        let live_head = self.live.is_live().then_some(self.view.file());
+        for info in self.chain.iter().filter(|info| info.kind != LayerKind::Backing) {
+            let then = info.stat;
+            let stat = now.disks.get(&info.file).and_then(|disk| disk.image);
+            let same_file = then.map(|s| s.id) == stat.map(|s| s.id);
+            let same_data =
+                then.map(|s| (s.size_bytes, s.modified)) == stat.map(|s| (s.size_bytes, s.modified));
+            let may_change = info.kind == LayerKind::Head && live_head == Some(info.file.as_str());
+            if !same_file || !(same_data || may_change) {
+                return Err(changed(format!("{} is not what it was", info.file)));
+            }
+        }
+        if let Some((file, then)) = &self.backing_seen {
+            let stat = FileStat::of(file).map_err(|e| cannot_look(self.dir.path(), e))?;
+            if (stat.size_bytes, stat.modified) != (then.size_bytes, then.modified) {
+                return Err(changed("the backing image is not what it was".to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
