@@ -192,6 +192,27 @@ fn compressed_data_that_is_no_cluster() {
     assert!(read(&short, 0, 1).unwrap_err().to_string().ends_with("less than a cluster"));
 }
 
+/// A frame of one block of 6 KB, whose sequences each repeat the byte before them 65539 times: 197 MB.
+fn bomb_in_one_block() -> Vec<u8> {
+    const SEQUENCES: u16 = 3000;
+    let [high, low] = SEQUENCES.to_be_bytes();
+    let literals = (u32::from(SEQUENCES) << 4 | 0b1101).to_le_bytes(); // of one byte, run-length
+    let mut block = vec![literals[0], literals[1], literals[2], b'x', 128 + high, low];
+    block.extend([0x54, 1, 0, 52]); // one code for each of literal length, offset, match length
+    block.resize(block.len() + usize::from(SEQUENCES) * 2, 0);
+    block.push(1); // the end mark of the bit stream
+    let header = (u32::try_from(block.len()).unwrap() << 3 | 0b101).to_le_bytes();
+    [&[0x28, 0xb5, 0x2f, 0xfd, 0, 0x38], &header[..3], &block].concat()
+}
+
+#[test]
+fn one_block_does_not_unfold_past_what_a_block_may_have() {
+    let bomb = Made::new(2 << 20).zstd().compressed(0, &bomb_in_one_block()).open().unwrap();
+    let e = read(&bomb, 0, 1).unwrap_err().to_string();
+    // Said by the decoder while it unfolds, not found out afterwards.
+    assert!(e.contains("TooManyBytesGenerated"), "{e}");
+}
+
 /// Counts what is read of the file.
 struct Counted {
     bytes: Vec<u8>,
