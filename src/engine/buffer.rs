@@ -2,10 +2,8 @@
 
 use std::ops::{Deref, DerefMut};
 
-use crate::model::units::SECTOR_BYTES;
-
 /// The alignment of the buffer's first byte; direct I/O on 4K-sector disks asks for no more.
-const ALIGN: usize = SECTOR_BYTES as usize;
+const ALIGN: usize = 4096;
 
 /// A buffer whose first byte is page-aligned.
 pub struct Buffer {

@@ -121,7 +121,7 @@ fn sweep_once(layers: &Layers, volume_bytes: u64, unwritten: Unwritten, run: &Ru
             Served::Unwritten { hides_data: false, .. } => survey.unwritten_harmless.add(segment.range),
         }
         swept += 1;
-        if swept % CHECK_EVERY == 0 {
+        if swept.is_multiple_of(CHECK_EVERY) {
             run.check()?;
         }
     }

@@ -487,7 +487,7 @@ impl Source {
         let live = self.live.findings();
         let harmless = |f: &Finding| f.code == Code::LiveHead && matches!(self.view, View::Snapshot(_));
         findings.extend(live.into_iter().filter(|f| !harmless(f)));
-        if self.volume_bytes % SECTOR_BYTES != 0 {
+        if !self.volume_bytes.is_multiple_of(SECTOR_BYTES) {
             findings.push(Finding::new(
                 Code::SizeUnaligned,
                 format!(

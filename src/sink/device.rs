@@ -15,6 +15,7 @@ use super::guard::GuardedDevice;
 use crate::error::{Error, Result};
 use crate::event::{Event, Run};
 use crate::model::units::ByteRange;
+use crate::sink::Sink;
 
 /// Zeros are written in pieces of this size; between pieces the work can be stopped.
 const ZERO_PIECE_BYTES: usize = 1 << 20;
@@ -87,57 +88,6 @@ impl DeviceSink {
         let _ = posix_fadvise(self.target.device().file(), start, length, advice);
     }
 
-    /// Whether ranges that no layer serves must be zeroed.
-    pub fn needs_zeros(&self) -> bool {
-        !self.fresh
-    }
-
-    /// Writes all of `buf` at `offset_bytes`.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Output`](crate::error::ErrorKind::Output) with the device and the offset; also for what lies
-    /// past the image's end, where the device is left alone.
-    pub fn write_at(&self, buf: &[u8], offset_bytes: u64) -> Result<()> {
-        self.within_image(offset_bytes, buf.len() as u64)?;
-        let mut rest = buf;
-        let mut at = offset_bytes;
-        while !rest.is_empty() {
-            match self.target.device().file().write_at(rest, at) {
-                Ok(0) => return Err(self.failed(at, io::ErrorKind::WriteZero.into())),
-                Ok(written) => {
-                    rest = &rest[written..];
-                    at += written as u64;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(self.failed(at, e)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes `range` read as zeros, for good.
-    ///
-    /// # Errors
-    /// As [`write_at`](Self::write_at); interrupted when the run is cancelled.
-    pub fn zero_range(&self, range: ByteRange, run: &Run<'_>) -> Result<()> {
-        self.within_image(range.start_bytes, range.len_bytes())?;
-        if self.fresh {
-            return Ok(());
-        }
-        let whole = self.part_for_the_device(range);
-        self.write_zeros(ByteRange::new(range.start_bytes, whole.start_bytes), run)?;
-        let mut at = whole.start_bytes;
-        while at < whole.end_bytes {
-            run.check()?;
-            let piece = ByteRange::new(at, whole.end_bytes.min(at.saturating_add(ZERO_OUT_PIECE_BYTES)));
-            if !self.target.device().zero_out(piece)? {
-                self.write_zeros(piece, run)?;
-            }
-            at = piece.end_bytes;
-        }
-        self.write_zeros(ByteRange::new(whole.end_bytes, range.end_bytes), run)
-    }
-
     /// The part of `range` that the device may be asked to zero itself; empty, at its start, where it may not.
     fn part_for_the_device(&self, range: ByteRange) -> ByteRange {
         let none = ByteRange::new(range.start_bytes, range.start_bytes);
@@ -192,5 +142,48 @@ impl DeviceSink {
             .at_offset(offset_bytes)
             .caused_by(cause)
             .with_hint("what it holds now is not complete; see dmesg for what the disk said")
+    }
+}
+
+impl Sink for DeviceSink {
+    fn needs_zeros(&self) -> bool {
+        !self.fresh
+    }
+
+    fn write_at(&self, buf: &[u8], offset_bytes: u64) -> Result<()> {
+        self.within_image(offset_bytes, buf.len() as u64)?;
+        let mut rest = buf;
+        let mut at = offset_bytes;
+        while !rest.is_empty() {
+            match self.target.device().file().write_at(rest, at) {
+                Ok(0) => return Err(self.failed(at, io::ErrorKind::WriteZero.into())),
+                Ok(written) => {
+                    rest = &rest[written..];
+                    at += written as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.failed(at, e)),
+            }
+        }
+        Ok(())
+    }
+
+    fn zero_range(&self, range: ByteRange, run: &Run<'_>) -> Result<()> {
+        self.within_image(range.start_bytes, range.len_bytes())?;
+        if self.fresh {
+            return Ok(());
+        }
+        let whole = self.part_for_the_device(range);
+        self.write_zeros(ByteRange::new(range.start_bytes, whole.start_bytes), run)?;
+        let mut at = whole.start_bytes;
+        while at < whole.end_bytes {
+            run.check()?;
+            let piece = ByteRange::new(at, whole.end_bytes.min(at.saturating_add(ZERO_OUT_PIECE_BYTES)));
+            if !self.target.device().zero_out(piece)? {
+                self.write_zeros(piece, run)?;
+            }
+            at = piece.end_bytes;
+        }
+        self.write_zeros(ByteRange::new(whole.end_bytes, range.end_bytes), run)
     }
 }

@@ -1,29 +1,391 @@
-//! A sparse file.
+//! A sparse file that has its name only once it is finished.
+//!
+//! It grows as `<name>.partial`, locked, so that a second run cannot write to it; [`OutputFile::finish`] syncs it,
+//! gives it its name, and syncs the directory, in that order. Dropped before that, it is removed. A `.partial`
+//! left by a crash is replaced: a lock dies with its process.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, RenameFlags, renameat2};
+use nix::sys::statfs::{FsType, fstatfs};
+use nix::sys::statvfs::fstatvfs;
+
 use crate::error::{Error, Result};
-use crate::event::Run;
+use crate::event::{Event, Run};
 use crate::model::units::ByteRange;
 use crate::sink::Sink;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use crate::sys::sparse;
 
-/// x
-pub struct SparseFile {
-    /// x
-    pub file: File,
+/// What a run that may not overwrite says.
+const FORCE_HINT: &str = "choose another name, or overwrite it with --force";
+
+/// Writes of this size and more are sent on to the medium at once when that is waited for in the end: the disk
+/// then works while the rest is copied.
+const WRITEBACK_MIN_BYTES: usize = 64 << 10;
+
+/// The magic number of FAT (linux/magic.h), and its largest file.
+const FAT_MAGIC: FsType = FsType(0x4d44);
+const FAT_MAX_BYTES: u64 = (4 << 30) - 1;
+
+/// What is allowed and wanted of an output file.
+#[derive(Clone, Copy, Debug)]
+pub struct FileOptions {
+    /// Replace a file of that name.
+    pub force: bool,
+    /// Wait until everything is on the medium.
+    pub sync: bool,
+    /// Write zeros where no layer serves, so that the file has no holes.
+    pub fill: bool,
 }
-impl Sink for SparseFile {
-    fn write_at(&self, buf: &[u8], offset_bytes: u64) -> Result<()> {
-        self.file
-            .write_all_at(buf, offset_bytes)
-            .map_err(|e| Error::output("cannot write").at_offset(offset_bytes).caused_by(e))
+
+/// An output file under its temporary name.
+pub struct OutputFile {
+    /// The final name.
+    path: PathBuf,
+    partial: PathBuf,
+    /// Open and locked until it is finished.
+    file: Flock<File>,
+    finished: bool,
+    size_bytes: u64,
+    options: FileOptions,
+}
+
+impl OutputFile {
+    /// Creates `<path>.partial`, with no room asked for yet.
+    ///
+    /// # Errors
+    /// `Refused` when `path` is there and may not be replaced, or its `.partial` is locked by another run;
+    /// `Output` when it cannot be created.
+    pub fn create(path: &Path, size_bytes: u64, options: FileOptions) -> Result<Self> {
+        let path = resolve(path)?;
+        refuse_existing(&path, options.force)?;
+        let mut name = path.file_name().map(OsString::from).unwrap_or_default();
+        name.push(".partial");
+        let partial = path.with_file_name(name);
+        let file = lock_new(&partial)?;
+        Ok(OutputFile { path, partial, file, finished: false, size_bytes, options })
     }
-    fn needs_zeros(&self) -> bool {
-        false
+
+    /// The final name.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
-    fn zero_range(&self, _: ByteRange, _: &Run<'_>) -> Result<()> {
+
+    /// The temporary name.
+    pub fn partial_path(&self) -> &Path {
+        &self.partial
+    }
+
+    /// Gives the file its length, and asks the file system for room for `data_bytes` of data (or for all of it,
+    /// where the file system has no sparse files, or no holes are wanted).
+    ///
+    /// # Errors
+    /// `Output`, saying how much is short.
+    pub fn make_room(&self, data_bytes: u64) -> Result<()> {
+        let fail =
+            |e: io::Error| Error::output("cannot prepare the output").with_path(&self.partial).caused_by(e);
+        let kind = fstatfs(&*self.file).map_err(|e| fail(e.into()))?.filesystem_type();
+        if kind == FAT_MAGIC && self.size_bytes > FAT_MAX_BYTES {
+            return Err(Error::output("a FAT file system holds no file of 4 GiB or more")
+                .with_path(&self.path)
+                .with_hint("write to another file system (exFAT, ext4, XFS), or stream to one: lhrecover merge ... -"));
+        }
+        let sparse = is_sparse(&self.file).map_err(fail)?;
+        let needed = if self.options.fill || !sparse { self.size_bytes } else { data_bytes };
+        let vfs = fstatvfs(&*self.file).map_err(|e| fail(e.into()))?;
+        let root = nix::unistd::geteuid().is_root();
+        let blocks = if root { vfs.blocks_free() } else { vfs.blocks_available() };
+        let free = blocks.saturating_mul(vfs.fragment_size());
+        if free < needed {
+            return Err(Error::output(format!(
+                "not enough room: {needed} bytes are needed, {free} are free, {} are short",
+                needed - free
+            ))
+            .with_path(&self.path)
+            .with_hint("free some room, or write to another disk"));
+        }
+        self.file.set_len(self.size_bytes).map_err(|e| {
+            Error::output(format!("the file system refuses a file of {} bytes", self.size_bytes))
+                .with_path(&self.path)
+                .caused_by(e)
+                .with_hint(
+                    "write to a file system that takes such a file (ext4 ends below 16 TiB), or to a device",
+                )
+        })
+    }
+
+    /// Syncs the file if that is wanted, gives it its name, and syncs the directory.
+    ///
+    /// # Errors
+    /// `Output` when that fails, `Refused` when a file of that name has appeared meanwhile. The temporary file is
+    /// then removed.
+    pub fn finish(mut self, run: &Run<'_>) -> Result<PathBuf> {
+        let fail = |what: &str, e| Error::output(what).with_path(&self.path).caused_by(e);
+        self.sync(run)?;
+        run.check()?;
+        let flags = if self.options.force { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
+        match renameat2(AT_FDCWD, &self.partial, AT_FDCWD, &self.path, flags) {
+            Ok(()) => {}
+            Err(Errno::EEXIST) => return Err(exists(&self.path)),
+            // Some file systems know no flags; whether the name is free is then asked once more.
+            Err(Errno::EINVAL) => {
+                refuse_existing(&self.path, self.options.force)?;
+                fs::rename(&self.partial, &self.path)
+                    .map_err(|e| fail("cannot give the output its name", e))?;
+            }
+            Err(e) => return Err(fail("cannot give the output its name", e.into())),
+        }
+        if self.options.sync {
+            let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty());
+            File::open(parent.unwrap_or(Path::new(".")))
+                .and_then(|directory| directory.sync_all())
+                .map_err(|e| fail("cannot bring the output's directory to the medium", e))?;
+        }
+        self.finished = true;
+        Ok(self.path.clone())
+    }
+
+    /// Waits until what was written is on the medium, if that is wanted.
+    ///
+    /// # Errors
+    /// `Output`: some of what was written may be lost.
+    pub fn sync(&self, run: &Run<'_>) -> Result<()> {
+        if self.options.sync {
+            run.event(Event::Phase { name: "syncing", total_bytes: None });
+            self.file.sync_all().map_err(|e| {
+                Error::output("cannot bring the output to the medium").with_path(&self.path).caused_by(e)
+            })?;
+            run.event(Event::PhaseDone);
+        }
         Ok(())
     }
+}
+
+impl Drop for OutputFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Nothing can be done about a failure here, and the next run replaces what is left.
+            let _ = fs::remove_file(&self.partial);
+        }
+    }
+}
+
+impl Sink for OutputFile {
+    fn write_at(&self, buf: &[u8], offset_bytes: u64) -> Result<()> {
+        self.file.write_all_at(buf, offset_bytes).map_err(|e| {
+            let hint = match e.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "the target ran full while it was written: free some room, or write to another disk"
+                }
+                io::ErrorKind::FileTooLarge => {
+                    "a limit on file sizes was met: see ulimit -f, or the file system's own"
+                }
+                _ => "the target disk may be failing: look at the kernel log",
+            };
+            Error::output("cannot write the output")
+                .with_path(&self.path)
+                .at_offset(offset_bytes)
+                .caused_by(e)
+                .with_hint(hint)
+        })?;
+        if self.options.sync && buf.len() >= WRITEBACK_MIN_BYTES {
+            let end = offset_bytes.saturating_add(buf.len() as u64);
+            sparse::start_writeback(&self.file, ByteRange::new(offset_bytes, end));
+        }
+        Ok(())
+    }
+
+    fn needs_zeros(&self) -> bool {
+        self.options.fill
+    }
+
+    fn zero_range(&self, range: ByteRange, run: &Run<'_>) -> Result<()> {
+        static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+        let mut at = range.start_bytes;
+        while self.options.fill && at < range.end_bytes {
+            run.check()?;
+            let len = usize::try_from(range.end_bytes - at).unwrap_or(ZEROS.len()).min(ZEROS.len());
+            self.write_at(&ZEROS[..len], at)?;
+            at += len as u64;
+        }
+        Ok(())
+    }
+
     fn plain_file(&self) -> Option<&File> {
         Some(&self.file)
+    }
+}
+
+/// The file that `path` means: through symbolic links, so that a link to another disk is honoured.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    let fail = |e| Error::output("cannot use the output path").with_path(path).caused_by(e);
+    match fs::symlink_metadata(path) {
+        Ok(m) if m.is_symlink() => {
+            fs::canonicalize(path).map_err(|e| fail(e).with_hint("the symbolic link leads nowhere"))
+        }
+        Ok(m) if m.is_dir() => {
+            Err(Error::usage("the output is a directory").with_path(path).with_hint("name a file in it"))
+        }
+        Ok(_) => Ok(path.to_path_buf()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && path.file_name().is_some() => Ok(path.to_path_buf()),
+        Err(e) => Err(fail(e)),
+    }
+}
+
+fn refuse_existing(path: &Path, force: bool) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(m) if !m.is_file() => {
+            Err(Error::usage("the output exists and is not a regular file").with_path(path))
+        }
+        Ok(_) if !force => Err(exists(path)),
+        _ => Ok(()),
+    }
+}
+
+fn exists(path: &Path) -> Error {
+    Error::refused("the output exists already").with_path(path).with_hint(FORCE_HINT)
+}
+
+/// Creates a locked file of that name, replacing one that a crash left.
+///
+/// What is there is neither truncated nor written to: it may be a link to something precious.
+fn lock_new(partial: &Path) -> Result<Flock<File>> {
+    let fail = |what: &str, e| Error::output(what).with_path(partial).caused_by(e);
+    loop {
+        let create = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(partial);
+        match create {
+            Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                // Another run may have taken it for a leftover between the two calls.
+                Ok(file) if is_still_at(&file, partial) => return Ok(file),
+                Ok(_) | Err((_, Errno::EWOULDBLOCK)) => return Err(locked(partial)),
+                Err((_, e)) => return Err(fail("cannot lock the output", e.into())),
+            },
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => remove_leftover(partial)?,
+            Err(e) => {
+                let hint = "the directory must exist, and be writable";
+                return Err(fail("cannot create the output", e).with_hint(hint));
+            }
+        }
+    }
+}
+
+fn remove_leftover(partial: &Path) -> Result<()> {
+    let fail = |e: io::Error| {
+        Error::output("cannot replace the leftover of an earlier run")
+            .with_path(partial)
+            .caused_by(e)
+            .with_hint("look at it, and move it away")
+    };
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(partial) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(fail(e)),
+    };
+    if !file.metadata().map_err(fail)?.is_file() {
+        return Err(fail(io::Error::other("not a regular file")));
+    }
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(file) if is_still_at(&file, partial) => fs::remove_file(partial).map_err(fail),
+        Ok(_) => Ok(()),
+        Err((_, Errno::EWOULDBLOCK)) => Err(locked(partial)),
+        Err((_, e)) => Err(fail(e.into())),
+    }
+}
+
+fn locked(partial: &Path) -> Error {
+    Error::refused("another run is writing this output")
+        .with_path(partial)
+        .with_hint("wait for it, or choose another name")
+}
+
+fn is_still_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
+}
+
+/// Whether the file system keeps a hole as a hole: FAT and exFAT allocate what a file is extended by.
+fn is_sparse(file: &File) -> io::Result<bool> {
+    const PROBE_BYTES: u64 = 1 << 20;
+    file.set_len(PROBE_BYTES)?;
+    let sparse = file.metadata()?.blocks() == 0;
+    file.set_len(0)?;
+    Ok(sparse)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::event::{Cancel, Silent};
+
+    const PLAIN: FileOptions = FileOptions { force: false, sync: false, fill: false };
+
+    fn finish(output: OutputFile) -> Result<PathBuf> {
+        output.finish(&Run { observer: &Silent, cancel: &Cancel::default() })
+    }
+
+    #[test]
+    fn it_has_its_name_only_when_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.img");
+        let output = OutputFile::create(&path, 8192, PLAIN).unwrap();
+        output.make_room(0).unwrap();
+        output.write_at(b"x", 4096).unwrap();
+        assert!(!path.exists() && output.partial_path().exists());
+        finish(output).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 8192);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn dropped_unfinished_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(OutputFile::create(&dir.path().join("out.img"), 8192, PLAIN).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_locked_partial_is_refused_and_a_stale_one_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.img");
+        let first = OutputFile::create(&path, 0, PLAIN).unwrap();
+        assert_eq!(OutputFile::create(&path, 0, PLAIN).err().unwrap().kind(), ErrorKind::Refused);
+        drop(first);
+        let precious = dir.path().join("precious");
+        fs::write(&precious, "data").unwrap();
+        fs::hard_link(&precious, dir.path().join("out.img.partial")).unwrap();
+        finish(OutputFile::create(&path, 0, PLAIN).unwrap()).unwrap();
+        assert_eq!(fs::read(&precious).unwrap(), b"data");
+    }
+
+    #[test]
+    fn a_partial_that_is_a_symbolic_link_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let precious = dir.path().join("precious");
+        fs::write(&precious, "data").unwrap();
+        std::os::unix::fs::symlink(&precious, dir.path().join("out.img.partial")).unwrap();
+        let e = OutputFile::create(&dir.path().join("out.img"), 0, PLAIN).err().unwrap();
+        assert_eq!(e.kind(), ErrorKind::Output);
+        assert_eq!(fs::read(&precious).unwrap(), b"data");
+    }
+
+    #[test]
+    fn a_file_of_that_name_is_only_replaced_by_force_even_when_it_appears_late() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.img");
+        let late = OutputFile::create(&path, 1, PLAIN).unwrap();
+        fs::write(&path, "mine").unwrap();
+        assert_eq!(finish(late).unwrap_err().kind(), ErrorKind::Refused);
+        assert!(OutputFile::create(&path, 1, PLAIN).is_err());
+        finish(OutputFile::create(&path, 1, FileOptions { force: true, ..PLAIN }).unwrap()).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"");
     }
 }
