@@ -15,6 +15,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Whose problem an [`Error`] is; each kind has one exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
+    /// The work was done and then found wrong: a verification failed. Exit code 1.
+    Unverified,
     /// Bad usage or configuration, or something the environment lacks. Exit code 2.
     Usage,
     /// The source is unusable: broken chain, damaged metadata, unreadable data. Exit code 3.
@@ -33,6 +35,7 @@ impl ErrorKind {
     /// The process exit code of this kind, as DESIGN and the man page list them.
     pub fn exit_code(self) -> u8 {
         match self {
+            ErrorKind::Unverified => 1,
             ErrorKind::Usage => 2,
             ErrorKind::Source => 3,
             ErrorKind::Output => 4,

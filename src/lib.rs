@@ -9,3 +9,4 @@ pub mod replica;
 pub mod sink;
 pub mod sys;
 pub mod view;
+pub mod workflow;

@@ -11,11 +11,12 @@ use nix::errno::Errno;
 use crate::engine::buffer::Buffer;
 use crate::engine::pieces::{Batch, Batches, Cut, Piece, PieceKind};
 use crate::engine::pipeline::{self, BUFFER_BYTES};
+use crate::engine::sums::{BatchSum, Sums};
 use crate::engine::sweep::{self, Layers};
 use crate::error::Result;
 use crate::event::{Event, Run};
 use crate::model::overlay::{LayerIndex, Unwritten};
-use crate::model::units::ByteRange;
+use crate::model::units::{ByteRange, sector_floor};
 use crate::sink::Sink;
 use crate::sys::sparse;
 
@@ -28,11 +29,13 @@ pub struct CopyOptions {
     pub workers: usize,
     /// Whether blocks may be shared with the source instead of copied.
     pub clone: bool,
+    /// Whether sums are taken of what was copied, for [`verify`](crate::engine::verify::verify).
+    pub sums: bool,
 }
 
 /// Pieces below this are copied even where they could be shared: a clone is a metadata transaction, and a small
 /// copy is quicker.
-const CLONE_MIN_BYTES: u64 = 64 << 10;
+pub const CLONE_MIN_BYTES: u64 = 64 << 10;
 
 /// The most a batch covers when blocks are shared: nothing is read, so it need not fit a buffer.
 const CLONE_BATCH_BYTES: u64 = 64 << 20;
@@ -41,12 +44,16 @@ const CLONE_BATCH_BYTES: u64 = 64 << 20;
 const ZERO_PIECE_BYTES: u64 = 64 << 20;
 
 /// What a copy did.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug)]
 pub struct Receipt {
     /// Bytes of data read and written.
     pub copied_bytes: u64,
     /// Bytes of data shared with the source.
     pub cloned_bytes: u64,
+    /// How the volume was cut; the sums hold for this cut only.
+    pub cut: Cut,
+    /// Sums of what was copied, batch by batch, if they were asked for.
+    pub sums: Option<Sums>,
 }
 
 /// Copies the volume that `layers`, lowest first, make up to `sink`.
@@ -64,7 +71,7 @@ pub fn copy(
     let clone = options.clone && sink.plain_file().is_some();
     let cut = Cut {
         batch_bytes: if clone { CLONE_BATCH_BYTES } else { BUFFER_BYTES as u64 },
-        zero_bytes: sink.needs_zeros().then_some(ZERO_PIECE_BYTES),
+        zero_bytes: (sink.needs_zeros() || options.sums).then_some(ZERO_PIECE_BYTES),
     };
     let batches = Batches::new(sweep::overlay(layers, volume, options.unwritten)?, volume, cut);
     let mover = Mover {
@@ -74,11 +81,14 @@ pub fn copy(
         clone: AtomicBool::new(clone),
         copied_bytes: AtomicU64::new(0),
         cloned_bytes: AtomicU64::new(0),
+        sums: options.sums.then(Sums::default),
     };
     pipeline::for_each_batch(batches, options.workers, run, |batch, buffer| mover.batch(batch, buffer))?;
     Ok(Receipt {
         copied_bytes: mover.copied_bytes.into_inner(),
         cloned_bytes: mover.cloned_bytes.into_inner(),
+        cut,
+        sums: mover.sums,
     })
 }
 
@@ -91,11 +101,12 @@ struct Mover<'a> {
     clone: AtomicBool,
     copied_bytes: AtomicU64,
     cloned_bytes: AtomicU64,
+    sums: Option<Sums>,
 }
 
 impl Mover<'_> {
     fn batch(&self, batch: &Batch, buffer: &mut Buffer) -> Result<()> {
-        let mut gather = Gather { mover: self, buffer, start_bytes: 0, filled: 0 };
+        let mut gather = Gather { mover: self, buffer, start_bytes: 0, filled: 0, sum: BatchSum::default() };
         for piece in &batch.pieces {
             match piece.kind {
                 PieceKind::Zero => {
@@ -103,42 +114,46 @@ impl Mover<'_> {
                     self.sink.zero_range(piece.range, self.run)?;
                 }
                 PieceKind::Data(layer) => {
-                    let rest = self.try_clone(piece, layer)?;
+                    let rest = self.try_clone(piece, layer);
+                    gather.note(layer, ByteRange::new(piece.range.start_bytes, rest.start_bytes))?;
                     gather.take(layer, rest)?;
                 }
             }
         }
         gather.flush()?;
+        if let Some(sums) = &self.sums {
+            sums.add(batch.index, gather.sum);
+        }
         self.run.event(Event::Advanced { bytes: batch.data_bytes });
         Ok(())
     }
 
     /// Shares what can be shared of a piece; returns what is left to copy.
-    fn try_clone(&self, piece: &Piece, layer: LayerIndex) -> Result<ByteRange> {
+    fn try_clone(&self, piece: &Piece, layer: LayerIndex) -> ByteRange {
         let layer = &self.layers[usize::from(layer)];
         if !self.clone.load(Ordering::Relaxed) || piece.range.len_bytes() < CLONE_MIN_BYTES {
-            return Ok(piece.range);
+            return piece.range;
         }
         let (Some(from), Some(to)) = (layer.plain_file(), self.sink.plain_file()) else {
-            return Ok(piece.range);
+            return piece.range;
         };
         // A clone must end on a block; what is past the layer's end has nothing to share.
-        let end = piece.range.end_bytes.min(crate::model::units::sector_floor(layer.size_bytes()));
+        let end = piece.range.end_bytes.min(sector_floor(layer.size_bytes()));
         let range = ByteRange::new(piece.range.start_bytes, end);
         if range.is_empty() {
-            return Ok(piece.range);
+            return piece.range;
         }
         match sparse::clone_range(from, to, range) {
             Ok(()) => {
                 self.cloned_bytes.fetch_add(range.len_bytes(), Ordering::Relaxed);
-                Ok(ByteRange::new(range.end_bytes, piece.range.end_bytes))
+                ByteRange::new(range.end_bytes, piece.range.end_bytes)
             }
             Err(e) => {
                 if cannot_clone(&e) {
                     self.clone.store(false, Ordering::Relaxed);
                 }
                 // Whatever is wrong with this range, reading it will tell.
-                Ok(piece.range)
+                piece.range
             }
         }
     }
@@ -159,6 +174,8 @@ struct Gather<'a, 'b> {
     buffer: &'b mut Buffer,
     start_bytes: u64,
     filled: usize,
+    /// Of everything the batch has read, in ascending order.
+    sum: BatchSum,
 }
 
 impl Gather<'_, '_> {
@@ -173,8 +190,28 @@ impl Gather<'_, '_> {
             let room = &mut self.buffer[self.filled..];
             let want = usize::try_from(range.len_bytes()).map_or(room.len(), |len| len.min(room.len()));
             image.read_exact_at(&mut room[..want], range.start_bytes)?;
+            if self.mover.sums.is_some() {
+                self.sum.update(&room[..want]);
+            }
             self.filled += want;
             range.start_bytes += want as u64;
+        }
+        Ok(())
+    }
+
+    /// Takes the sum of a range that was shared: it has to be read for that.
+    fn note(&mut self, layer: LayerIndex, range: ByteRange) -> Result<()> {
+        if self.mover.sums.is_none() || range.is_empty() {
+            return Ok(());
+        }
+        self.flush()?;
+        let mut at = range.start_bytes;
+        while at < range.end_bytes {
+            let want =
+                usize::try_from(range.end_bytes - at).map_or(self.buffer.len(), |n| n.min(self.buffer.len()));
+            self.mover.layers[usize::from(layer)].read_exact_at(&mut self.buffer[..want], at)?;
+            self.sum.update(&self.buffer[..want]);
+            at += want as u64;
         }
         Ok(())
     }

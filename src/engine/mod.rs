@@ -1,12 +1,19 @@
 //! The engines: they take things, do the work, and report events.
 //!
 //! ```text
-//!   layers --sweep--> segments --pieces--> batches --pipeline--> workers --copy--> sink
-//!                                                                        --verify--> sums compared
+//!   layers ──sweep──> segments ──pieces──> batches ──pipeline──> workers ──copy────> sink, sums
+//!                                                           └──> in order ──stream──> standard output
+//!   output ──────────────────────────────────────────────────────────────verify──> sums compared
+//!                                                                         digest
 //! ```
 
 pub mod buffer;
 pub mod copy;
+pub mod digest;
+pub mod judge;
 pub mod pieces;
 pub mod pipeline;
+pub mod stream;
+pub mod sums;
 pub mod sweep;
+pub mod verify;

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::engine::copy::CLONE_MIN_BYTES;
 use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::model::extent::{ExtentSource, SectorExtents};
@@ -50,6 +51,8 @@ pub struct Survey {
     pub segments: u64,
     /// Bytes of the volume that some layer serves with data: what a copy has to move.
     pub data_bytes: u64,
+    /// The part of it in segments large enough to be shared rather than copied, where that is possible.
+    pub clonable_bytes: u64,
     /// Unwritten extents that hide nothing.
     pub unwritten_harmless: Ranges,
     /// Unwritten extents with written data of a lower layer below them: the two readings differ here.
@@ -115,6 +118,9 @@ fn sweep_once(layers: &Layers, volume_bytes: u64, unwritten: Unwritten, run: &Ru
             Served::Data(layer) => {
                 survey.segments += 1;
                 survey.data_bytes += segment.range.len_bytes();
+                if segment.range.len_bytes() >= CLONE_MIN_BYTES {
+                    survey.clonable_bytes += segment.range.len_bytes();
+                }
                 survey.layers[usize::from(layer)].served_bytes += segment.range.len_bytes();
             }
             Served::Unwritten { hides_data: true, .. } => survey.unwritten_hiding.add(segment.range),

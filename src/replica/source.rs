@@ -3,7 +3,7 @@
 //! The order matters to whoever reads the error. What cannot be had at all comes first (broken chain, missing
 //! data), the guards come last: a flag is only named when it would help.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -459,6 +459,20 @@ impl LayerInfo {
 }
 
 impl Source {
+    /// What the source is made of: the replica directory, its layer files, its backing image.
+    ///
+    /// # Errors
+    /// When one of them cannot be looked at.
+    pub fn parts(&self) -> Result<Vec<Metadata>> {
+        let files = self.layers.iter().filter_map(|layer| layer.plain_file());
+        let files = files.chain(self.backing_seen.iter().map(|(file, _)| file));
+        let directory = std::fs::metadata(self.dir.path());
+        std::iter::once(directory)
+            .chain(files.map(File::metadata))
+            .map(|part| part.map_err(|e| cannot_look(self.dir.path(), e)))
+            .collect()
+    }
+
     /// Refuses what needs leave.
     fn guard(&self, options: &SourceOptions, rebuilding: bool) -> Result<()> {
         if rebuilding && !options.allow_rebuilding {

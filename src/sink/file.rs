@@ -119,6 +119,16 @@ impl OutputFile {
         })
     }
 
+    /// Whether blocks of `from` can be shared with this file: tried out, as no file system says so beforehand.
+    /// To be asked before [`make_room`](Self::make_room).
+    pub fn can_share_with(&self, from: &File) -> bool {
+        const PROBE_BYTES: u64 = 64 << 10;
+        let large_enough = from.metadata().is_ok_and(|m| m.len() >= PROBE_BYTES);
+        large_enough
+            && sparse::clone_range(from, &self.file, ByteRange::new(0, PROBE_BYTES)).is_ok()
+            && self.file.set_len(0).is_ok()
+    }
+
     /// Syncs the file if that is wanted, gives it its name, and syncs the directory.
     ///
     /// # Errors
@@ -140,13 +150,13 @@ impl OutputFile {
             }
             Err(e) => return Err(fail("cannot give the output its name", e.into())),
         }
+        self.finished = true;
         if self.options.sync {
             let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty());
             File::open(parent.unwrap_or(Path::new(".")))
                 .and_then(|directory| directory.sync_all())
                 .map_err(|e| fail("cannot bring the output's directory to the medium", e))?;
         }
-        self.finished = true;
         Ok(self.path.clone())
     }
 

@@ -7,6 +7,7 @@ mod contents;
 pub mod device;
 pub mod file;
 pub mod guard;
+pub mod skip_zeros;
 
 pub use contents::Contents;
 

@@ -7,5 +7,6 @@
 
 pub mod device;
 pub mod dir;
+pub mod mapped;
 pub mod process;
 pub mod sparse;

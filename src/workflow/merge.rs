@@ -1,0 +1,334 @@
+//! A merge: from a replica directory to a finished image.
+//!
+//! The order is the promise. Everything that can be refused is refused before anything is written; an output has its
+//! name only after it was copied, synced, verified if asked, and the source was found to be what it was.
+
+use std::fs::{self, Metadata};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::engine::copy::{self, CopyOptions, Receipt};
+use crate::engine::digest::{self, Algorithm, Hasher};
+use crate::engine::judge;
+use crate::engine::pipeline;
+use crate::engine::stream;
+use crate::engine::sweep::{self, Survey};
+use crate::engine::verify::{self, Verification};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Run};
+use crate::model::finding::{Code, Finding};
+use crate::model::overlay::Unwritten;
+use crate::replica::{LayerInfo, ReplicaDir, Source, SourceOptions, View};
+use crate::sink::Sink;
+use crate::sink::device::DeviceSink;
+use crate::sink::file::{FileOptions, OutputFile};
+use crate::sink::guard::{self, DeviceLeave, SourceIdentity};
+use crate::sink::skip_zeros::SkipZeros;
+
+/// Where the image goes.
+pub enum Output<'a> {
+    /// A file, under its final name.
+    File(PathBuf),
+    /// A block device, and what the guard has leave to pass.
+    Device(PathBuf, DeviceLeave),
+    /// A stream, in order.
+    Stream(&'a mut dyn Write),
+}
+
+/// How a merge is done.
+#[derive(Clone, Debug)]
+pub struct MergeOptions {
+    /// Which state of the volume, and what leave there is to read it.
+    pub source: SourceOptions,
+    /// Go on though every layer is fully allocated.
+    pub accept_copy_damage: bool,
+    /// What unwritten extents mean.
+    pub unwritten: Unwritten,
+    /// Replace an output file.
+    pub force: bool,
+    /// How many threads work; as many as suit the machine when `None`.
+    pub workers: Option<usize>,
+    /// Whether blocks may be shared with the source.
+    pub clone: bool,
+    /// Which zeros become holes.
+    pub sparse: Sparse,
+    /// Wait until the output is on the medium.
+    pub sync: bool,
+    /// Read the output back and compare.
+    pub verify: bool,
+    /// Take a digest of the whole image.
+    pub digest: Option<Algorithm>,
+}
+
+/// Which zeros of an output file become holes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sparse {
+    /// What no layer serves; zeros that were written stay data.
+    #[default]
+    Auto,
+    /// Every sector of zeros, also written ones.
+    Always,
+    /// None: the file is fully allocated.
+    Never,
+}
+
+/// What a merge did.
+#[derive(Debug)]
+pub struct Merged {
+    /// The state that was merged.
+    pub view: View,
+    /// The volume's length in bytes.
+    pub volume_bytes: u64,
+    /// What is known of each layer, lowest first.
+    pub chain: Vec<LayerInfo>,
+    /// What the layers hold and serve.
+    pub survey: Survey,
+    /// Where the image is; `None` for a stream.
+    pub output: Option<PathBuf>,
+    /// Bytes read and written.
+    pub copied_bytes: u64,
+    /// Bytes shared with the source.
+    pub cloned_bytes: u64,
+    /// What reading back found, if it was asked for.
+    pub verification: Option<Verification>,
+    /// The digest of the whole image, if it was asked for.
+    pub digest: Option<(Algorithm, String)>,
+    /// Damage and doubt.
+    pub findings: Vec<Finding>,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Merges the state of `replica` that `options` name into `output`.
+///
+/// # Errors
+/// By kind: the source cannot be had (`Source`), a guard refuses (`Refused`), the output fails (`Output`), the
+/// verification fails (`Unverified`), a signal came (`Interrupted`). An output file then does not exist.
+pub fn merge(
+    replica: &ReplicaDir,
+    options: &MergeOptions,
+    output: Output<'_>,
+    run: &Run<'_>,
+) -> Result<Merged> {
+    let started = Instant::now();
+    let source = replica.open_source(&options.source)?;
+    run.event(Event::Phase { name: "surveying", total_bytes: None });
+    let survey = sweep::survey(&source.layers, source.volume_bytes, options.unwritten, run)?;
+    run.event(Event::PhaseDone);
+    let merge = Merge { source: &source, survey: &survey, options, run };
+    let mut findings = merge.judge()?;
+    let done = match output {
+        Output::File(path) => merge.to_file(&path)?,
+        Output::Device(path, leave) => merge.to_device(&path, leave)?,
+        Output::Stream(out) => merge.to_stream(out)?,
+    };
+    findings.extend(done.findings);
+    Ok(Merged {
+        view: source.view.clone(),
+        volume_bytes: source.volume_bytes,
+        chain: source.chain.clone(),
+        output: done.path,
+        copied_bytes: done.copied_bytes,
+        cloned_bytes: done.cloned_bytes,
+        verification: done.verification,
+        digest: done.digest,
+        findings,
+        survey,
+        duration: started.elapsed(),
+    })
+}
+
+/// What all outputs have in common.
+struct Merge<'a> {
+    source: &'a Source,
+    survey: &'a Survey,
+    options: &'a MergeOptions,
+    run: &'a Run<'a>,
+}
+
+/// What came of one output.
+#[derive(Default)]
+struct Done {
+    path: Option<PathBuf>,
+    copied_bytes: u64,
+    cloned_bytes: u64,
+    verification: Option<Verification>,
+    digest: Option<(Algorithm, String)>,
+    findings: Vec<Finding>,
+}
+
+impl Merge<'_> {
+    /// The findings so far; a damaged copy needs leave.
+    fn judge(&self) -> Result<Vec<Finding>> {
+        let Source { layers, has_backing, volume_bytes, .. } = self.source;
+        let found = judge::judge(layers, self.survey, *has_backing, *volume_bytes, self.options.unwritten);
+        let damage = found.iter().find(|f| f.code == Code::CopyFullyAllocated);
+        if let (Some(damage), false) = (damage, self.options.accept_copy_damage) {
+            return Err(Error::refused(format!("{}: {}", damage.what, damage.meaning))
+                .with_hint(format!("{}; to merge it all the same: --accept-copy-damage", damage.advice)));
+        }
+        Ok(self.source.findings.iter().cloned().chain(found).collect())
+    }
+
+    fn workers(&self) -> usize {
+        self.options.workers.unwrap_or_else(pipeline::default_workers)
+    }
+
+    fn to_file(&self, path: &Path) -> Result<Done> {
+        let options = FileOptions {
+            force: self.options.force,
+            sync: self.options.sync,
+            fill: self.options.sparse == Sparse::Never,
+        };
+        self.refuse_source(path)?;
+        let output = OutputFile::create(path, self.source.volume_bytes, options)?;
+        let clone = self.may_clone() && self.can_clone(&output);
+        let shared_bytes = if clone { self.survey.clonable_bytes } else { 0 };
+        output.make_room(self.survey.data_bytes.saturating_sub(shared_bytes))?;
+        let receipt = match self.options.sparse {
+            Sparse::Always => self.copy(&SkipZeros(&output), clone)?,
+            Sparse::Auto | Sparse::Never => self.copy(&output, clone)?,
+        };
+        output.sync(self.run)?;
+        let mut done = Done {
+            verification: self.verify(&receipt, output.partial_path())?,
+            digest: self.digest(output.partial_path())?,
+            copied_bytes: receipt.copied_bytes,
+            cloned_bytes: receipt.cloned_bytes,
+            ..Done::default()
+        };
+        self.source.recheck()?;
+        done.path = Some(output.finish(self.run)?);
+        Ok(done)
+    }
+
+    fn to_device(&self, path: &Path, leave: DeviceLeave) -> Result<Done> {
+        let target = guard::check(path, self.source.volume_bytes, &self.identity()?, leave)?;
+        let findings = target.findings();
+        let mut sink = DeviceSink::new(target);
+        if self.survey.data_bytes < self.source.volume_bytes {
+            sink.look_if_fresh(self.run)?;
+        }
+        let receipt = self.copy(&sink, false)?;
+        self.run.event(Event::Phase { name: "syncing", total_bytes: None });
+        if self.options.sync {
+            sink.finish()?;
+        }
+        self.run.event(Event::PhaseDone);
+        let done = Done {
+            path: Some(path.to_path_buf()),
+            verification: self.verify(&receipt, path)?,
+            digest: self.digest(path)?,
+            copied_bytes: receipt.copied_bytes,
+            findings,
+            ..Done::default()
+        };
+        self.source.recheck()?;
+        Ok(done)
+    }
+
+    fn to_stream(&self, out: &mut dyn Write) -> Result<Done> {
+        let Source { layers, volume_bytes, .. } = self.source;
+        let mut hasher = self.options.digest.map(Hasher::new);
+        self.run.event(Event::Phase { name: "streaming", total_bytes: Some(*volume_bytes) });
+        let (unwritten, workers) = (self.options.unwritten, self.workers());
+        stream::stream(layers, *volume_bytes, out, unwritten, workers, hasher.as_mut(), self.run)?;
+        self.run.event(Event::PhaseDone);
+        self.source.recheck()?;
+        Ok(Done {
+            copied_bytes: self.survey.data_bytes,
+            digest: self.options.digest.zip(hasher.map(Hasher::finish)),
+            ..Done::default()
+        })
+    }
+
+    fn copy(&self, sink: &dyn Sink, clone: bool) -> Result<Receipt> {
+        let Source { layers, volume_bytes, .. } = self.source;
+        let options = CopyOptions {
+            unwritten: self.options.unwritten,
+            workers: self.workers(),
+            clone,
+            sums: self.options.verify,
+        };
+        self.run.event(Event::Phase { name: "copying", total_bytes: Some(self.survey.data_bytes) });
+        let receipt = copy::copy(layers, *volume_bytes, sink, options, self.run)?;
+        self.run.event(Event::PhaseDone);
+        Ok(receipt)
+    }
+
+    fn verify(&self, receipt: &Receipt, output: &Path) -> Result<Option<Verification>> {
+        if !self.options.verify {
+            return Ok(None);
+        }
+        let Source { layers, volume_bytes, .. } = self.source;
+        self.run.event(Event::Phase { name: "verifying", total_bytes: Some(self.survey.data_bytes) });
+        let (unwritten, workers) = (self.options.unwritten, self.workers());
+        let found = verify::verify(layers, *volume_bytes, unwritten, receipt, output, workers, self.run)?;
+        self.run.event(Event::PhaseDone);
+        if let Some(first) = found.differences.first() {
+            return Err(Error::new(
+                ErrorKind::Unverified,
+                format!(
+                    "what was read back differs from what was copied, in {} places, first between {} and {}",
+                    found.differences.len(),
+                    first.start_bytes,
+                    first.end_bytes
+                ),
+            )
+            .with_path(output)
+            .with_hint(
+                "the target disk, or this machine's memory, cannot be trusted: write somewhere else",
+            ));
+        }
+        Ok(Some(found))
+    }
+
+    fn digest(&self, output: &Path) -> Result<Option<(Algorithm, String)>> {
+        let Some(algorithm) = self.options.digest else { return Ok(None) };
+        let length_bytes = self.source.volume_bytes;
+        self.run.event(Event::Phase { name: "hashing", total_bytes: Some(length_bytes) });
+        let digest = digest::digest(output, length_bytes, algorithm, self.run)?;
+        self.run.event(Event::PhaseDone);
+        Ok(Some((algorithm, digest)))
+    }
+
+    /// Sharing marks the source's extents as shared: never done to one that is in use.
+    fn may_clone(&self) -> bool {
+        self.options.clone && self.options.sparse == Sparse::Auto && !self.source.live.is_live()
+    }
+
+    fn can_clone(&self, output: &OutputFile) -> bool {
+        let mut files = self.source.layers.iter().filter_map(|layer| layer.plain_file());
+        files.any(|file| output.can_share_with(file))
+    }
+
+    /// Everything the source is made of, so that the output is not one of it.
+    fn identity(&self) -> Result<SourceIdentity> {
+        let mut identity = SourceIdentity::new();
+        self.source.parts()?.iter().for_each(|part| identity.add(part));
+        Ok(identity)
+    }
+
+    /// An output in the replica directory, or one that is a file of the source under another name, would change
+    /// the source.
+    fn refuse_source(&self, path: &Path) -> Result<()> {
+        let refuse = |what: &str| {
+            Err(Error::refused(what)
+                .with_path(path)
+                .with_hint("a source is never written: name an output elsewhere"))
+        };
+        let parts = self.source.parts()?;
+        let is_part = |m: &Metadata| parts.iter().any(|p| (p.dev(), p.ino()) == (m.dev(), m.ino()));
+        if fs::metadata(path).is_ok_and(|m| is_part(&m)) {
+            return refuse("the output is a file of the source");
+        }
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let Ok(parent) = fs::canonicalize(parent) else { return Ok(()) };
+        if parent.ancestors().any(|above| fs::metadata(above).is_ok_and(|m| is_part(&m))) {
+            return refuse("the output is inside the replica directory");
+        }
+        Ok(())
+    }
+}

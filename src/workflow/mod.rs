@@ -1,0 +1,3 @@
+//! Workflows: engines put together.
+
+pub mod merge;
