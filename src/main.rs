@@ -1,3 +1,7 @@
-//! Parse, run, exit.
+//! Parse, run, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lhrecover::cli::run(std::env::args_os())
+}

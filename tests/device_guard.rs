@@ -15,6 +15,7 @@ use lhrecover::error::{Error, ErrorKind, Result};
 use lhrecover::event::{Cancel, Event, Observer, Run, Silent};
 use lhrecover::model::units::ByteRange;
 use lhrecover::sink::Contents;
+use lhrecover::sink::Sink;
 use lhrecover::sink::device::DeviceSink;
 use lhrecover::sink::guard::{DeviceLeave, GuardedDevice, SourceIdentity, check, check_on};
 use lhrecover::sys::device::{Host, Kind};

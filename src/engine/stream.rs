@@ -26,9 +26,7 @@ const AHEAD_PER_WORKER: usize = 2;
 const MAX_READERS: usize = 8;
 
 /// The most zeros in a piece; between two pieces the run may be cancelled.
-const ZERO_PIECE_BYTES: u64 = 1 << 20;
-
-static ZEROS: [u8; ZERO_PIECE_BYTES as usize] = [0; ZERO_PIECE_BYTES as usize];
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 /// A batch and what was read for it, one piece after the other.
 type Filled = Result<(Batch, Vec<u8>)>;
@@ -47,7 +45,7 @@ pub fn stream(
     run: &Run<'_>,
 ) -> Result<u64> {
     let volume = ByteRange::new(0, volume_bytes);
-    let cut = Cut { batch_bytes: BUFFER_BYTES as u64, zero_bytes: Some(ZERO_PIECE_BYTES) };
+    let cut = Cut { batch_bytes: BUFFER_BYTES as u64, zero_bytes: Some(ZEROS.len() as u64) };
     let mut batches = Batches::new(sweep::overlay(layers, volume, unwritten)?, volume, cut);
     let readers = workers.clamp(1, MAX_READERS);
     let (spare_send, spare) = bounded::<Vec<u8>>(readers * (AHEAD_PER_WORKER + 1));

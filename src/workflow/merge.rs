@@ -324,7 +324,8 @@ impl Merge<'_> {
         if fs::metadata(path).is_ok_and(|m| is_part(&m)) {
             return refuse("the output is a file of the source");
         }
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let parent = real.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let Ok(parent) = fs::canonicalize(parent) else { return Ok(()) };
         if parent.ancestors().any(|above| fs::metadata(above).is_ok_and(|m| is_part(&m))) {
             return refuse("the output is inside the replica directory");

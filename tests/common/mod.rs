@@ -1,6 +1,7 @@
 //! What the integration tests share: the bundled fixtures, and the truth about them.
 
 #![allow(dead_code)] // Each test file uses its own part of this.
+#![allow(clippy::expect_used, clippy::unwrap_used)] // A test helper that fails, fails its test.
 
 pub mod unpack;
 

@@ -20,7 +20,9 @@ pub fn unpack(case: &str, into: &Path) -> io::Result<()> {
     decoder.window_log_max(WINDOW_LOG_MAX)?;
     let mut tar =
         Command::new("tar").args(["-x", "-f", "-", "-C"]).arg(into).stdin(Stdio::piped()).spawn()?;
-    let copied = io::copy(&mut decoder, &mut tar.stdin.take().expect("tar's stdin is piped"));
+    let mut pipe = tar.stdin.take().ok_or_else(|| io::Error::other("tar has no standard input"))?;
+    let copied = io::copy(&mut decoder, &mut pipe);
+    drop(pipe);
     let status = tar.wait()?;
     copied?;
     if status.success() { Ok(()) } else { Err(io::Error::other(format!("tar: {status}"))) }

@@ -1,0 +1,152 @@
+//! Arguments that several commands share: one flag, one meaning.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::model::overlay::Unwritten;
+use crate::replica::SourceOptions;
+use crate::sink::guard::DeviceLeave;
+
+/// How a command shows what it does.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Display")]
+pub struct UiArgs {
+    /// Print the result as JSON on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say nothing but errors and warnings
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// How to show progress, on standard error; `auto`: a bar on a terminal, otherwise plain lines
+    #[arg(long, global = true, value_name = "STYLE", default_value = "auto")]
+    pub progress: Progress,
+}
+
+/// Styles of progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Progress {
+    /// A bar on a terminal, otherwise plain lines.
+    Auto,
+    /// A bar.
+    Bar,
+    /// A line every few seconds.
+    Plain,
+    /// A JSON object per line.
+    Json,
+    /// None.
+    None,
+}
+
+/// Which state of which volume is read, and what leave there is to read it.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Source")]
+pub struct SourceArgs {
+    /// Read the volume as of this snapshot, on the live chain or a branch: its name, its file name, or a unique
+    /// beginning of it
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub at: Option<String>,
+    /// Take this file as the head, whatever volume.meta says
+    #[arg(long, value_name = "FILE")]
+    pub head: Option<String>,
+    /// Take this as the volume's size in bytes, whatever volume.meta says (suffixes K, M, G, T: powers of 1024)
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub size: Option<u64>,
+    /// Where the backing image is now (raw or qcow2)
+    #[arg(long, value_name = "PATH")]
+    pub backing_file: Option<PathBuf>,
+    /// What extents mean that were preallocated and never written: zeros, as the engine reads them, or holes
+    /// through which older data shows
+    #[arg(long, value_name = "MEANING", default_value = "zero")]
+    pub unwritten: UnwrittenArg,
+    /// Read a replica that was being rebuilt: what it holds is not the volume
+    #[arg(long)]
+    pub allow_rebuilding: bool,
+    /// Read the head though another process has it open for writing
+    #[arg(long)]
+    pub allow_live: bool,
+    /// Read a replica in which every layer is fully allocated, as after a copy that turned holes into data
+    #[arg(long)]
+    pub accept_copy_damage: bool,
+}
+
+impl SourceArgs {
+    /// The part of it that opening a source needs.
+    pub fn options(&self) -> SourceOptions {
+        SourceOptions {
+            at: self.at.clone(),
+            head: self.head.clone(),
+            size_bytes: self.size,
+            backing_file: self.backing_file.clone(),
+            allow_rebuilding: self.allow_rebuilding,
+            allow_live: self.allow_live,
+        }
+    }
+
+    /// What unwritten extents mean.
+    pub fn unwritten(&self) -> Unwritten {
+        match self.unwritten {
+            UnwrittenArg::Zero => Unwritten::Zero,
+            UnwrittenArg::Hole => Unwritten::Hole,
+        }
+    }
+}
+
+/// What unwritten extents mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnwrittenArg {
+    /// Zeros that hide what is below, as the engine reads them.
+    Zero,
+    /// Holes: older data shows through.
+    Hole,
+}
+
+/// What leave there is to write to a device.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Device output")]
+pub struct DeviceArgs {
+    /// Write to a device that carries data
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Write to a device that is not a Longhorn volume (not under /dev/longhorn)
+    #[arg(long)]
+    pub any_device: bool,
+}
+
+impl DeviceArgs {
+    /// As the guard takes it.
+    pub fn leave(self) -> DeviceLeave {
+        DeviceLeave { overwrite: self.overwrite, any_device: self.any_device }
+    }
+}
+
+/// A number of bytes, with an optional suffix K, M, G or T (powers of 1024; `KiB` and so on as well).
+fn size(text: &str) -> Result<u64, String> {
+    let trimmed = text.trim();
+    let digits_end = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+    let (digits, suffix) = trimmed.split_at(digits_end);
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is not a number of bytes"))?;
+    let power = match suffix.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        _ => return Err(format!("{suffix:?} is no suffix: K, M, G and T are (powers of 1024)")),
+    };
+    number.checked_mul(1 << power).ok_or_else(|| format!("{text:?} is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_with_and_without_suffix() {
+        assert_eq!(size("33554432"), Ok(33_554_432));
+        assert_eq!(size("16G"), Ok(16 << 30));
+        assert_eq!(size("2MiB"), Ok(2 << 20));
+        assert!(size("16X").is_err() && size("").is_err() && size("-1").is_err());
+        assert!(size("99999999999T").is_err());
+    }
+}

@@ -1,0 +1,229 @@
+//! `lhrecover merge`: a replica directory in, an image out.
+
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::cli::Outcome;
+use crate::cli::args::{DeviceArgs, SourceArgs};
+use crate::cli::signals::cancel_on_signals;
+use crate::cli::ui::Ui;
+use crate::engine::digest::Algorithm;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Cancel, Run};
+use crate::model::finding::Severity;
+use crate::replica::ReplicaDir;
+use crate::report::merge::{self as report, MergeReport};
+use crate::sink::Sink;
+use crate::sink::file::{FileOptions, OutputFile};
+use crate::workflow::merge::{MergeOptions, Output, Sparse, merge};
+
+/// Arguments of `merge`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The replica directory: the one that holds volume.meta and the .img files
+    replica_dir: PathBuf,
+    /// Where the image goes: a file, a block device, or `-` for standard output
+    output: PathBuf,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Replace the output file if it exists
+    #[arg(long)]
+    force: bool,
+    /// How many threads read and write; more than cores is good, as they mostly wait
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
+    /// Share blocks with the source instead of copying them, where the file system can (XFS, btrfs)
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    clone: CloneArg,
+    /// Which zeros become holes: what no layer wrote, every sector of zeros, or none
+    #[arg(long, value_name = "WHICH", default_value = "auto")]
+    sparse: SparseArg,
+    /// Do not wait until the output is on the medium
+    #[arg(long)]
+    no_sync: bool,
+    /// Read the finished output back from the medium, and compare it with what was copied
+    #[arg(long)]
+    verify: bool,
+    /// Take a digest of the whole image
+    #[arg(long, value_name = "ALGORITHM", default_value = "none")]
+    digest: DigestArg,
+    /// Keep the report, as JSON, in this file
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+}
+
+/// Whether blocks may be shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CloneArg {
+    /// Where the file system can.
+    Auto,
+    /// Never.
+    Never,
+}
+
+/// Which zeros become holes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SparseArg {
+    /// What no layer wrote.
+    Auto,
+    /// Every sector of zeros.
+    Always,
+    /// None.
+    Never,
+}
+
+/// Which digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DigestArg {
+    /// None.
+    None,
+    /// BLAKE3, on all cores.
+    Blake3,
+    /// SHA-256, on one core.
+    Sha256,
+}
+
+/// Merges.
+///
+/// # Errors
+/// As [`merge`]; and bad usage.
+pub fn run(args: Args, ui: &Ui) -> Result<Outcome> {
+    let to_stdout = args.output == Path::new("-");
+    check_usage(&args, ui, to_stdout)?;
+    let cancel = cancel_on_signals()?;
+    let run = Run { observer: ui, cancel: &cancel };
+    let replica = ReplicaDir::open(&args.replica_dir)?;
+    let manifest = args.manifest.as_deref().map(|path| Manifest::create(path, &args)).transpose()?;
+    let options = args.options();
+    let merged = if to_stdout {
+        exit_when_stuck(&cancel);
+        let mut out = stdout()?;
+        merge(&replica, &options, Output::Stream(&mut out), &run)?
+    } else if is_device(&args.output) {
+        merge(&replica, &options, Output::Device(args.output.clone(), args.device.leave()), &run)?
+    } else {
+        merge(&replica, &options, Output::File(args.output.clone()), &run)?
+    };
+    let report = report::build(&args.replica_dir, &merged);
+    if let Some(manifest) = manifest {
+        manifest.finish(&report, &run)?;
+    }
+    if !ui.json {
+        ui.findings(&report.findings);
+    }
+    let text = report::text(&report);
+    if to_stdout {
+        ui.note(&text)
+    } else {
+        ui.result(&report, &text)?
+    }
+    let worst = report.findings.iter().map(|f| f.severity).max();
+    Ok(if worst >= Some(Severity::Warning) { Outcome::Findings } else { Outcome::Clean })
+}
+
+impl Args {
+    fn options(&self) -> MergeOptions {
+        MergeOptions {
+            source: self.source.options(),
+            accept_copy_damage: self.source.accept_copy_damage,
+            unwritten: self.source.unwritten(),
+            force: self.force,
+            workers: self.threads.map(usize::from),
+            clone: self.clone == CloneArg::Auto,
+            sparse: match self.sparse {
+                SparseArg::Auto => Sparse::Auto,
+                SparseArg::Always => Sparse::Always,
+                SparseArg::Never => Sparse::Never,
+            },
+            sync: !self.no_sync,
+            verify: self.verify,
+            digest: match self.digest {
+                DigestArg::None => None,
+                DigestArg::Blake3 => Some(Algorithm::Blake3),
+                DigestArg::Sha256 => Some(Algorithm::Sha256),
+            },
+        }
+    }
+}
+
+fn check_usage(args: &Args, ui: &Ui, to_stdout: bool) -> Result<()> {
+    if !to_stdout {
+        return Ok(());
+    }
+    if ui.json {
+        return Err(Error::usage("--json and an image cannot both go to standard output")
+            .with_hint("keep the report in a file: --manifest FILE"));
+    }
+    if args.verify {
+        return Err(Error::usage("a stream cannot be read back to verify it")
+            .with_hint("take a digest instead (--digest blake3), and compare it where the stream ends"));
+    }
+    if io::stdout().is_terminal() {
+        return Err(Error::usage("standard output is a terminal").with_hint("redirect it, or name a file"));
+    }
+    Ok(())
+}
+
+/// Whether the output is for the device guard: a block device, or anything else under `/dev`, where a name that is
+/// not there must not become a file.
+fn is_device(output: &Path) -> bool {
+    match fs::metadata(output) {
+        Ok(m) => m.file_type().is_block_device(),
+        Err(_) => output.starts_with("/dev") && !output.starts_with("/dev/shm"),
+    }
+}
+
+/// Standard output, without the buffer that looks for line ends.
+fn stdout() -> Result<File> {
+    let descriptor = io::stdout().as_fd().try_clone_to_owned();
+    descriptor.map(File::from).map_err(|e| Error::output("cannot use standard output").caused_by(e))
+}
+
+/// How long a stream may take to notice a signal before the process ends all the same.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+
+/// A stream whose reader has stalled cannot notice a signal. It has put nothing up that must be taken down, so the
+/// process may end in the middle.
+fn exit_when_stuck(cancel: &Cancel) {
+    let cancel = cancel.clone();
+    thread::spawn(move || {
+        while !cancel.is_cancelled() {
+            thread::sleep(STUCK_AFTER / 10);
+        }
+        thread::sleep(STUCK_AFTER);
+        std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));
+    });
+}
+
+/// The manifest, under its temporary name until the merge is done: a place that cannot be written to is found before
+/// the work, not after it.
+struct Manifest(OutputFile);
+
+impl Manifest {
+    fn create(path: &Path, args: &Args) -> Result<Self> {
+        if path.parent().and_then(|p| fs::canonicalize(p).ok()) == fs::canonicalize(&args.replica_dir).ok() {
+            return Err(Error::refused("the manifest is inside the replica directory")
+                .with_path(path)
+                .with_hint("a source is never written: name a file elsewhere"));
+        }
+        let options = FileOptions { force: args.force, sync: !args.no_sync, fill: false };
+        OutputFile::create(path, 0, options).map(Manifest)
+    }
+
+    fn finish(self, report: &MergeReport, run: &Run<'_>) -> Result<()> {
+        let mut json = serde_json::to_vec_pretty(report)
+            .map_err(|e| Error::output("cannot write the manifest").caused_by(e.into()))?;
+        json.write_all(b"\n").map_err(|e| Error::output("cannot write the manifest").caused_by(e))?;
+        self.0.write_at(&json, 0)?;
+        self.0.finish(run).map(|_| ())
+    }
+}

@@ -1,0 +1,5 @@
+//! One file per verb: arguments in, options built, one call into the library, the result shown.
+
+pub mod completions;
+pub mod man;
+pub mod merge;

@@ -1,0 +1,92 @@
+//! The command line: the only place that prints, asks the environment, and turns errors into exit codes.
+
+pub mod args;
+pub mod commands;
+pub mod signals;
+pub mod ui;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::cli::args::UiArgs;
+use crate::cli::ui::Ui;
+use crate::error::Result;
+
+/// How a command ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, clean.
+    Clean,
+    /// Done, with findings of severity warning or worse.
+    Findings,
+}
+
+/// Recovers Longhorn volumes from replica directories, without Longhorn and without writing to them.
+#[derive(Debug, Parser)]
+#[command(name = "lhrecover", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How to show it.
+    #[command(flatten)]
+    pub ui: UiArgs,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write the volume that a replica directory holds to a file, a block device or a stream
+    Merge(commands::merge::Args),
+    /// Print shell completions
+    Completions(commands::completions::Args),
+    /// Print the manual page, or write one page per command
+    Man(commands::man::Args),
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done, clean
+  1    done, with findings of severity warning or worse; or a verification failed
+  2    could not start: bad usage, or something the environment lacks
+  3    the source is unusable: broken chain, damaged metadata, unreadable data
+  4    the output failed: no space, device error, closed pipe
+  5    refused by a guard; the message names the flag that gives leave, if one does
+  6    an outside program failed
+  130  interrupted";
+
+/// Runs the program with the given arguments, the program's name first.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let matches = match Cli::command().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(e) => {
+            // Nothing can be said when standard error is gone.
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(e) => e.exit(),
+    };
+    let ui = Ui::new(&cli.ui);
+    match dispatch(cli.command, &ui) {
+        Ok(Outcome::Clean) => ExitCode::SUCCESS,
+        Ok(Outcome::Findings) => ExitCode::from(1),
+        Err(e) => {
+            ui.error(&e);
+            ExitCode::from(e.kind().exit_code())
+        }
+    }
+}
+
+fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
+    match command {
+        Command::Merge(args) => commands::merge::run(args, ui),
+        Command::Completions(args) => commands::completions::run(&args, ui),
+        Command::Man(args) => commands::man::run(&args, ui),
+    }
+}

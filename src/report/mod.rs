@@ -1,0 +1,8 @@
+//! What commands print: values for JSON, and text made from the same values.
+//!
+//! Pure functions that build strings; only the command line prints. JSON carries `schema_version`, which grows
+//! when a field changes its meaning or goes away; new fields may come at any time.
+
+pub mod finding;
+pub mod human;
+pub mod merge;
