@@ -1,5 +1,7 @@
 //! Ground truth: every state of every replica directory that the real engine wrote reads as the engine reads it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers of tests fail the test.
+
 mod common;
 
 use std::path::Path;
