@@ -13,6 +13,7 @@ use crate::format::volume_meta::{self, VolumeMeta};
 use crate::model::chain::{Chain, ChainFault, NotFound, find_snapshot};
 use crate::model::finding::{Code, Finding};
 use crate::model::units::{MAX_VOLUME_BYTES, SECTOR_BYTES};
+use crate::replica::doctor::{self, Subject};
 use crate::replica::inventory::{Disk, Inventory};
 use crate::replica::live::Live;
 use crate::replica::{ReplicaDir, backing, head};
@@ -150,6 +151,7 @@ impl ReplicaDir {
             layers.push(image);
         }
         let live = Live::look(self.inventory());
+        decision.findings.extend(self.examine_view(&decision.view, &chain));
         let mut source = Source {
             view: decision.view,
             volume_bytes: decision.volume_bytes,
@@ -166,6 +168,21 @@ impl ReplicaDir {
         source.guard(options, decision.meta.rebuilding)?;
         source.say_what_is_doubtful();
         Ok(source)
+    }
+
+    /// What the doctor says of a view that was opened: what is unknown about `volume.meta` was given by hand.
+    fn examine_view(&self, view: &View, chain: &Chain) -> Vec<Finding> {
+        let head = match view {
+            View::Head(head) => Some(head.as_str()),
+            View::Snapshot(_) => None,
+        };
+        let by_hand = self.inventory().volume_meta.good().is_none();
+        let given = |f: &Finding| by_hand && f.files.iter().any(|file| file == volume_meta::FILE_NAME);
+        let mut findings = doctor::examine(self.inventory(), Subject { head, chain });
+        // The size in use, which may be another one than volume.meta's, is judged when the source is complete.
+        let on_size = |f: &Finding| matches!(f.code, Code::SizeInvalid | Code::SizeUnaligned);
+        findings.retain(|finding| !given(finding) && !on_size(finding));
+        findings
     }
 
     /// Which state, and how large.
@@ -529,6 +546,7 @@ impl Source {
             }
         }
         self.findings.extend(findings);
+        doctor::sort(&mut self.findings);
     }
 
     /// Looks again at what was read: the chain and the files must be what they were when they were opened. Call
