@@ -115,6 +115,8 @@ codes! {
         "A newer head than the one volume.meta names holds data.";
     TwoHeads = "two-heads", Warning,
         "There are two heads with data, and nothing tells which is the newer one.";
+    NewHeadCutShort = "new-head-cut-short", Info,
+        "The engine died just after it made a new head, for a snapshot, an expansion or a revert; the content is right.";
     SnapshotCutShort = "snapshot-cut-short", Info,
         "The engine died while it took a snapshot; the content is right.";
     ExpansionCutShort = "expansion-cut-short", Info,

@@ -114,8 +114,6 @@ pub struct Source {
 struct Decision {
     view: View,
     volume_bytes: u64,
-    /// What `volume.meta` says, if it can be used.
-    meta: VolumeMeta,
     head_by_volume_meta: bool,
     findings: Vec<Finding>,
 }
@@ -138,7 +136,10 @@ impl ReplicaDir {
         let mut infos = Vec::new();
         let mut layers: Vec<Box<dyn LayerImage>> = Vec::new();
         let mut backing_seen = None;
-        if let Some((path, file)) = self.open_backing(options, &decision.meta, &mut decision.findings)? {
+        if let Some((path, file)) = self.find_backing(options)? {
+            let unrecorded =
+                self.inventory().volume_meta.good().is_some_and(|m| m.backing_file_path.is_empty());
+            decision.findings.extend(unrecorded.then(|| unrecorded_backing(&path)));
             let stat = FileStat::of(&file).map_err(|e| cannot_look(&path, e))?;
             let again = file.try_clone().map_err(|e| cannot_look(&path, e))?;
             infos.push(LayerInfo::backing(&path, stat));
@@ -165,7 +166,7 @@ impl ReplicaDir {
             head_by_volume_meta: decision.head_by_volume_meta,
             backing_seen,
         };
-        source.guard(options, decision.meta.rebuilding)?;
+        source.guard(options, self.inventory().volume_meta.good().is_some_and(|meta| meta.rebuilding))?;
         source.say_what_is_doubtful();
         Ok(source)
     }
@@ -214,7 +215,7 @@ impl ReplicaDir {
             Some(view) => view,
             None => View::Head(self.head(options.head.as_deref(), &meta, &mut findings)?),
         };
-        Ok(Decision { view, volume_bytes, meta, head_by_volume_meta, findings })
+        Ok(Decision { view, volume_bytes, head_by_volume_meta, findings })
     }
 
     /// The state that `--at` means.
@@ -345,30 +346,32 @@ impl ReplicaDir {
         }
     }
 
-    fn open_backing(
-        &self,
-        options: &SourceOptions,
-        meta: &VolumeMeta,
-        findings: &mut Vec<Finding>,
-    ) -> Result<Option<(PathBuf, File)>> {
-        let recorded = meta.backing_file_path.as_str();
+    /// Finds and opens the backing image: the one given by hand, else the one that `volume.meta` records.
+    ///
+    /// # Errors
+    /// When there should be one and it cannot be opened.
+    pub fn find_backing(&self, options: &SourceOptions) -> Result<Option<(PathBuf, File)>> {
+        let recorded = self.inventory().volume_meta.good().map_or("", |meta| meta.backing_file_path.as_str());
         match &options.backing_file {
-            Some(path) => {
-                if recorded.is_empty() {
-                    findings.push(
-                        Finding::new(
-                            Code::BackingUnrecorded,
-                            "a backing image is given by hand, and volume.meta names none",
-                            "if the volume has none, whatever was never written shows the image instead of zeros",
-                        )
-                        .on(path.display().to_string()),
-                    );
-                }
-                backing::open_by_hand(path).map(Some)
-            }
+            Some(path) => backing::open_by_hand(path).map(Some),
             None if recorded.is_empty() => Ok(None),
             None => backing::open_recorded(&self.dir, recorded).map(Some),
         }
+    }
+
+    /// Opens the data of one layer, on the chain or off it.
+    ///
+    /// # Errors
+    /// When it is not there, is not a regular file, or may not be read.
+    pub fn open_image(&self, name: &str) -> Result<LayerFile> {
+        let file = self.dir.open_file(name).map_err(|e| {
+            Error::source("cannot open the layer")
+                .with_path(self.path())
+                .in_layer(name)
+                .caused_by(e)
+                .with_hint("layers belong to root: run as root")
+        })?;
+        LayerFile::new(name.to_owned(), file)
     }
 
     /// Opens one layer of the chain. Its metadata is good, or it would not be on it.
@@ -380,13 +383,9 @@ impl ReplicaDir {
             Some(image) if !image.regular => Err(missing("the layer is not a regular file")
                 .with_hint("links are not followed: name the directory that holds the files themselves")),
             Some(_) => {
-                let file = self.dir.open_file(name).map_err(|e| {
-                    missing("cannot open the layer")
-                        .caused_by(e)
-                        .with_hint("layers belong to root: run as root")
-                })?;
-                info.stat = Some(FileStat::of(&file).map_err(|e| cannot_look(&self.path().join(name), e))?);
-                let image = LayerFile::new(name.to_owned(), file)?;
+                let image = self.open_image(name)?;
+                info.stat =
+                    Some(FileStat::of(image.file()).map_err(|e| cannot_look(&self.path().join(name), e))?);
                 Ok((info, Box::new(image)))
             }
             None if is_dispensable(self.inventory(), disk) => Ok((info, Box::new(Blank::new(name)))),
@@ -441,6 +440,15 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
         len if len > SHOWN => format!("{}, and {} more", all[..SHOWN].join(", "), len - SHOWN),
         _ => all.join(", "),
     }
+}
+
+fn unrecorded_backing(path: &Path) -> Finding {
+    Finding::new(
+        Code::BackingUnrecorded,
+        "a backing image is given by hand, and volume.meta names none",
+        "if the volume has none, whatever was never written shows the image instead of zeros",
+    )
+    .on(path.display().to_string())
 }
 
 fn cannot_look(path: &Path, e: std::io::Error) -> Error {

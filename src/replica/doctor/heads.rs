@@ -127,13 +127,13 @@ impl Heads<'_> {
     fn new_head_without_meta(&self) -> Finding {
         let other = &self.other.name;
         let size = |disk: &Disk| disk.image.map_or(0, |image| image.size_bytes);
-        let (operation, doing) = if size(self.other) > size(self.head) {
-            (Operation::Expansion, Operation::Expansion.name())
+        let (code, doing) = if size(self.other) > size(self.head) {
+            (Code::ExpansionCutShort, Operation::Expansion.name())
         } else {
-            (Operation::Snapshot, "taking a snapshot, expanding, or reverting")
+            (Code::NewHeadCutShort, "taking a snapshot, expanding, or reverting")
         };
         Finding::new(
-            operation.code(),
+            code,
             format!("the engine died while {doing}, just after it made the blank head {other}"),
             "the volume is as it was before, and the content is right; the next snapshot may fail until the blank \
              head is gone",

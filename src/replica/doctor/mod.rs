@@ -1,7 +1,7 @@
 //! The chain doctor: what is wrong or doubtful about a replica, from its names, metadata, sizes and inodes.
 //!
 //! Pure judgement over an [`Inventory`]: no data is read here. Findings that need the data (unwritten extents,
-//! signs of a damaged copy) come from the sweep.
+//! signs of a damaged copy) come from [`engine::content`](crate::engine::content).
 //!
 //! Every state that a dying engine leaves behind is named as what it is, and nearly all of them are harmless. A
 //! few cannot be told from a healthy replica (death before the first rename, or in the middle of folding one
