@@ -1,10 +1,11 @@
-//! Findings that need the data: unwritten extents, a LUKS header, and signs that the directory is a bad copy.
+//! Findings that need bytes of the data: a LUKS header, and written zeros that a copy turned into holes.
 //!
-//! Ordinary tools destroy what the chain is made of. `cp --sparse=never`, `rsync -a`, `tar` without `-S` turn holes
-//! into data, and every layer then hides all below it. `cp -a`, `rsync -S`, `dd conv=sparse` turn written zeros
-//! into holes, and old data shows through. Neither leaves an error behind; these are the traces it does leave.
+//! `cp -a`, `rsync -S`, `dd conv=sparse` and others skip zeros as they copy: old data then shows through wherever
+//! the guest had written zeros over it. No error is left behind, only that there is not one block of zeros in any
+//! layer. (The opposite damage, holes that became data, shows in the extents alone: [`judge`].)
 
-use crate::engine::sweep::{self, Ranges, Survey};
+use crate::engine::judge;
+use crate::engine::sweep::{self, Survey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Run;
 use crate::model::extent::{ExtentKind, SectorExtents};
@@ -17,8 +18,9 @@ use crate::view::LayerImage;
 /// How a LUKS container begins, in either version.
 const LUKS_MAGIC: &[u8] = b"LUKS\xba\xbe";
 
-/// With less data than this, in bytes, the absence of a zero block says nothing.
-const ZEROS_EXPECTED_FROM_BYTES: u64 = 64 << 20;
+/// With less data than this, in bytes, the absence of a zero block says nothing: a file system that was used for a
+/// while has written some by then, but a small volume may be one file of random bytes.
+const ZEROS_EXPECTED_FROM_BYTES: u64 = 128 << 20;
 
 /// How many bytes are read at most to find a zero block.
 const SAMPLE_BYTES: u64 = 256 << 20;
@@ -26,12 +28,12 @@ const SAMPLE_BYTES: u64 = 256 << 20;
 /// How many bytes are read at a time.
 const CHUNK_BYTES: u64 = 64 << 10;
 
-/// What the data of an open source tells, with the survey of the same source.
+/// What the bytes of an open source tell, with the survey of the same source.
 ///
 /// # Errors
 /// Only when the run is cancelled: data that cannot be read is a finding.
 pub fn examine(source: &Source, survey: &Survey, run: &Run<'_>) -> Result<Vec<Finding>> {
-    let mut findings = unwritten(source, survey);
+    let mut findings = Vec::new();
     let encrypted = match begins_with_luks(source) {
         Ok(luks) => luks,
         Err(e) => {
@@ -46,9 +48,8 @@ pub fn examine(source: &Source, survey: &Survey, run: &Run<'_>) -> Result<Vec<Fi
             "the image is a LUKS container: its passphrase is needed to look inside",
         ));
     }
-    if is_fully_allocated(source, survey) {
-        findings.push(fully_allocated(source));
-    } else if !encrypted {
+    let full = judge::every_layer_is_full(&source.layers, survey, source.has_backing, source.volume_bytes);
+    if !full && !encrypted {
         match has_no_zeros(source, survey, run) {
             Ok(true) => findings.push(no_zeros()),
             Ok(false) => {}
@@ -65,42 +66,6 @@ fn own_layers(source: &Source) -> impl Iterator<Item = (usize, &dyn LayerImage)>
     layers.filter(|(i, _)| source.chain.get(*i).is_none_or(|info| info.kind != LayerKind::Backing))
 }
 
-fn unwritten(source: &Source, survey: &Survey) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let in_words = |r: &Ranges| format!("{} ranges of {} bytes in all", r.count, r.bytes);
-    let (hiding, harmless) = (&survey.unwritten_hiding, &survey.unwritten_harmless);
-    if hiding.count > 0 {
-        findings.push(
-            Finding::new(
-                Code::UnwrittenHidesData,
-                format!("preallocated and never written, above older data: {}", in_words(hiding)),
-                "the engine reads zeros there; after a power cut it is usually a write that never came through, and \
-                 the older data is what was there before",
-            )
-            .at(hiding.first.clone())
-            .advise("--unwritten zero reads as the engine does, --unwritten hole takes the older data"),
-        );
-    }
-    if harmless.count > 0 {
-        findings.push(
-            Finding::new(
-                Code::UnwrittenExtents,
-                format!("preallocated and never written, above nothing: {}", in_words(harmless)),
-                "they read as zeros either way",
-            )
-            .at(harmless.first.clone()),
-        );
-    }
-    if source.layers.iter().any(|layer| !layer.tells_unwritten()) {
-        findings.push(Finding::new(
-            Code::UnwrittenUnknown,
-            "the file system has no FIEMAP: preallocated ranges cannot be told from holes",
-            "where there are any, older data shows through, and the engine would have read zeros",
-        ));
-    }
-    findings
-}
-
 /// Whether the merged view begins with a LUKS header.
 fn begins_with_luks(source: &Source) -> Result<bool> {
     let first = ByteRange::new(0, SECTOR_BYTES.min(source.volume_bytes));
@@ -110,28 +75,6 @@ fn begins_with_luks(source: &Source) -> Result<bool> {
         source.layers[usize::from(layer)].read_exact_at(&mut begin, 0)?;
     }
     Ok(begin == LUKS_MAGIC)
-}
-
-/// Whether two or more layers hold an extent everywhere.
-fn is_fully_allocated(source: &Source, survey: &Survey) -> bool {
-    let is_full = |(i, layer): (usize, &dyn LayerImage)| {
-        let size_bytes = layer.size_bytes().min(source.volume_bytes);
-        let tally = survey.layers.get(i).map(|layer| layer.tally).unwrap_or_default();
-        size_bytes > 0 && tally.data_bytes.saturating_add(tally.unwritten_bytes) >= sector_ceil(size_bytes)
-    };
-    own_layers(source).count() >= 2 && own_layers(source).all(is_full)
-}
-
-fn fully_allocated(source: &Source) -> Finding {
-    let mut finding = Finding::new(
-        Code::CopyFullyAllocated,
-        format!("all {} layers are allocated from end to end", own_layers(source).count()),
-        "this directory was copied by a tool that fills holes: each layer hides all below it, and the result would be \
-         what the top layer alone holds, with zeros for the rest",
-    )
-    .advise("go back to the original disk, and copy with tar -S or block by block; --accept-copy-damage goes on");
-    finding.files = own_layers(source).map(|(_, layer)| layer.name().to_owned()).collect();
-    finding
 }
 
 fn no_zeros() -> Finding {

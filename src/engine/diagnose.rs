@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::engine::content;
+use crate::engine::judge;
 use crate::engine::sweep::{self, Survey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Run;
@@ -102,6 +103,9 @@ impl Diagnosis {
         self.findings.extend(opening.cloned());
         match sweep::survey(&source.layers, source.volume_bytes, unwritten, run) {
             Ok(survey) => {
+                let (layers, volume_bytes) = (&source.layers, source.volume_bytes);
+                let judged = judge::judge(layers, &survey, source.has_backing, volume_bytes, unwritten);
+                self.findings.extend(judged);
                 self.findings.extend(content::examine(&source, &survey, run)?);
                 self.survey = Some(survey);
             }
