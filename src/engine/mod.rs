@@ -8,7 +8,9 @@
 //! ```
 
 pub mod buffer;
+pub mod content;
 pub mod copy;
+pub mod diagnose;
 pub mod digest;
 pub mod judge;
 pub mod pieces;

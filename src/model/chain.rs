@@ -10,6 +10,10 @@ use std::fmt;
 use crate::format::names;
 use crate::model::units::MAX_CHAIN_DISKS;
 
+/// How many layers of a chain are followed before it is given up: enough to tell a long chain from a cycle, and
+/// little enough that a hostile directory cannot keep us busy.
+pub const FOLLOWED_AT_MOST: usize = 4 * MAX_CHAIN_DISKS;
+
 /// Where a layer's parent link leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link<'a> {
@@ -57,7 +61,7 @@ pub enum ChainFault {
     },
     /// More layers than the engine takes.
     TooLong {
-        /// How many.
+        /// How many; counting stops at [`FOLLOWED_AT_MOST`].
         layers: usize,
     },
 }
@@ -92,7 +96,8 @@ impl fmt::Display for ChainFault {
                 f.write_str(" is not a plain file name")
             }
             ChainFault::TooLong { layers } => {
-                write!(f, "the chain has {layers} layers; the engine takes at most {MAX_CHAIN_DISKS}")
+                let more = if *layers == FOLLOWED_AT_MOST { " and more" } else { "" };
+                write!(f, "the chain has {layers}{more} layers; the engine takes at most {MAX_CHAIN_DISKS}")
             }
         }
     }
@@ -138,8 +143,8 @@ impl Chain {
             };
             chain.layers.push(layer.to_owned());
             match below {
-                Some(parent) => layer = parent,
-                None => break,
+                Some(parent) if chain.layers.len() < FOLLOWED_AT_MOST => layer = parent,
+                _ => break,
             }
         }
         if chain.layers.len() > MAX_CHAIN_DISKS {

@@ -61,6 +61,114 @@ macro_rules! codes {
 }
 
 codes! {
+    VolumeMetaMissing = "volume-meta-missing", Error,
+        "volume.meta is not there: head and size are not known, nor whether the replica was being rebuilt.";
+    VolumeMetaEmpty = "volume-meta-empty", Error,
+        "volume.meta is empty: head and size are not known, nor whether the replica was being rebuilt.";
+    VolumeMetaTruncated = "volume-meta-truncated", Error,
+        "volume.meta is cut off in the middle.";
+    VolumeMetaNul = "volume-meta-nul", Error,
+        "volume.meta is nothing but NUL bytes, as after a power cut.";
+    VolumeMetaForeign = "volume-meta-foreign", Error,
+        "volume.meta is not what it should be, or cannot be read.";
+    LayerMetaMissing = "layer-meta-missing", Error,
+        "The metadata of a layer of the chain is not there.";
+    LayerMetaDamaged = "layer-meta-damaged", Error,
+        "The metadata of a layer of the chain cannot be used.";
+    StrayMetaDamaged = "stray-meta-damaged", Warning,
+        "Metadata off the chain cannot be used: the engine would refuse to open the replica.";
+    MetaWithoutParent = "meta-without-parent", Warning,
+        "A layer's metadata names no parent, not even an empty one: the chain may end too early.";
+    TrailingGarbage = "trailing-garbage", Warning,
+        "A metadata file goes on after its value.";
+    KeysRepeated = "keys-repeated", Warning,
+        "A metadata file has a key more than once; the last one counts.";
+    KeysOtherCase = "keys-other-case", Info,
+        "A metadata file has keys in another case than the engine writes; it takes them all the same.";
+    OldFieldNames = "old-field-names", Info,
+        "volume.meta was written by an old engine version, with other field names.";
+    RevisionUnreadable = "revision-counter-unreadable", Warning,
+        "revision.counter is there and says nothing: the engine would refuse to open the replica.";
+    HeadMissing = "head-missing", Error,
+        "volume.meta names a head that is not there.";
+    HeadDataMissing = "head-data-missing", Error,
+        "The head's metadata is there and its data is not: the engine would make an empty one and serve old data.";
+    LayerDataMissing = "layer-data-missing", Error,
+        "A layer of the chain has metadata and no data.";
+    BranchDataMissing = "branch-data-missing", Warning,
+        "A layer off the chain has metadata and no data.";
+    ImageWithoutMeta = "image-without-meta", Warning,
+        "A layer's data is there and its metadata is not: where it belongs is not known.";
+    ParentMissing = "parent-missing", Error,
+        "A layer of the chain names a parent that is not there.";
+    SelfParent = "self-parent", Error,
+        "A layer of the chain names itself as its parent.";
+    ChainCycle = "chain-cycle", Error,
+        "Layers of the chain are each other's parents.";
+    ChainTooLong = "chain-too-long", Error,
+        "The chain has more layers than the engine takes.";
+    UnsafeName = "unsafe-name", Error,
+        "A head or parent is named by something that is not a plain file name.";
+    BranchBroken = "branch-broken", Warning,
+        "A chain of snapshots off the live chain cannot be followed to its end.";
+    StaleVolumeMeta = "stale-volume-meta", Warning,
+        "A newer head than the one volume.meta names holds data.";
+    TwoHeads = "two-heads", Warning,
+        "There are two heads with data, and nothing tells which is the newer one.";
+    NewHeadCutShort = "new-head-cut-short", Info,
+        "The engine died just after it made a new head, for a snapshot, an expansion or a revert; the content is right.";
+    SnapshotCutShort = "snapshot-cut-short", Info,
+        "The engine died while it took a snapshot; the content is right.";
+    ExpansionCutShort = "expansion-cut-short", Info,
+        "The engine died while it expanded the volume; the content is right.";
+    RevertCutShort = "revert-cut-short", Info,
+        "The engine died while it reverted to a snapshot; the content is that of before or after, never mixed.";
+    PurgeCutShort = "purge-cut-short", Info,
+        "The engine died while it purged a snapshot; the content is right.";
+    RemovedLayer = "removed-layer", Info,
+        "A removed snapshot is still on the chain: its data counts, its own view need not be right.";
+    RemovedBehindHead = "removed-behind-head", Info,
+        "The snapshot below the head is removed: a prune or an unmap may have punched holes in it; the volume is right.";
+    RemovedLeaf = "removed-leaf", Info,
+        "A removed snapshot that nothing stands on waits for its purge.";
+    SameFile = "same-file", Info,
+        "One file has two names in the directory, as the engine does it on the way.";
+    UnexplainedLink = "unexplained-link", Warning,
+        "One file has two names in the directory, and no operation of the engine does that.";
+    TmpLeftover = "tmp-leftover", Info,
+        "Leftovers of metadata that was being written; the engine never reads them.";
+    RestoreCutShort = "restore-cut-short", Warning,
+        "A restore or a clone was cut short: its data is not part of the volume yet.";
+    RestoreScratch = "restore-scratch", Warning,
+        "Scratch files of a restore into a standby volume: the volume is older than what was being restored.";
+    ForeignFiles = "foreign-files", Info,
+        "Files that are not Longhorn's.";
+    SizeInvalid = "size-invalid", Error,
+        "The Size in volume.meta is none that a volume can have.";
+    SizeUnaligned = "size-unaligned", Warning,
+        "The volume's size is not a multiple of 4096 bytes.";
+    HeadSizeDiffers = "head-size-differs", Warning,
+        "The head's file is not as long as volume.meta says the volume is.";
+    LayerPastEnd = "layer-past-end", Warning,
+        "A layer is longer than the volume; what is past the end is not part of it.";
+    Rebuilding = "rebuilding", Error,
+        "The replica was being rebuilt from another one: what it holds is not the volume.";
+    Dirty = "dirty", Info,
+        "The replica was not closed: its engine died, or runs.";
+    EngineError = "engine-error", Warning,
+        "The engine has given this replica up, and says why.";
+    Encrypted = "encrypted", Info,
+        "The volume is encrypted: the image is a LUKS container.";
+    BackingMissing = "backing-missing", Error,
+        "The volume stands on a backing image that cannot be opened.";
+    BackingUnrecorded = "backing-unrecorded", Warning,
+        "A backing image was given by hand for a volume that names none.";
+    ChosenByHand = "chosen-by-hand", Warning,
+        "Head or size were given by hand against, or for want of, volume.meta.";
+    RemovedView = "removed-view", Warning,
+        "The snapshot that was asked for is marked as removed: its own view may have been changed.";
+    Unreadable = "unreadable", Error,
+        "A layer cannot be opened or read.";
     UnwrittenExtents = "unwritten-extents", Info,
         "A layer has preallocated extents that were never written, above no older data.";
     UnwrittenHidesData = "unwritten-hides-data", Warning,
@@ -71,14 +179,6 @@ codes! {
         "The head is open for writing in another process.";
     LiveUnknown = "live-unknown", Info,
         "Not all processes could be looked at; the replica may be in use.";
-    ChosenByHand = "chosen-by-hand", Warning,
-        "Head or size were given by hand against, or for want of, volume.meta.";
-    SizeUnaligned = "size-unaligned", Warning,
-        "The volume's size is not a multiple of 4096 bytes.";
-    BackingUnrecorded = "backing-unrecorded", Warning,
-        "A backing image was given by hand for a volume that names none.";
-    RemovedView = "removed-view", Warning,
-        "The snapshot that was asked for is marked as removed: its own view may have been changed.";
     CopyFullyAllocated = "copy-fully-allocated", Error,
         "Every layer is fully allocated: a copy turned holes into data, and upper layers hide what is below.";
     CopyNoZeros = "copy-no-zeros", Warning,

@@ -39,10 +39,9 @@ struct Claim {
 impl Claim {
     fn of(inventory: &Inventory, head: &Disk) -> Self {
         let chain = inventory.chain_from(&head.name);
-        let twin = inventory.disks.values().any(|d| d.name != head.name && d.is_same_image(head));
         Claim {
             chain_whole: chain.is_whole(),
-            only_a_head: !twin,
+            only_a_head: inventory.twins(head).next().is_none(),
             written: !head.is_blank(),
             began: head.meta.good().and_then(|meta| meta.created.parse().ok()),
             chain_layers: chain.layers.len(),

@@ -3,7 +3,7 @@
 //! Reading never fails because of what a file says; that is kept as data ([`Doc`]) for others to judge. It is
 //! bounded: the number of names, the size of each metadata file, and the size of all of them together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ use crate::format::layer_meta::{self, LayerMeta};
 use crate::format::names::{self, DiskKind, FileKind};
 use crate::format::revision;
 use crate::format::volume_meta::{self, VolumeMeta};
-use crate::sys::dir::{Dir, FileStat};
+use crate::sys::dir::{Dir, FileId, FileStat};
 
 /// The most names a directory may hold. An engine stops at 250 layers, each with three files; branches and
 /// leftovers come on top.
@@ -20,6 +20,9 @@ const MAX_NAMES: usize = 65_536;
 
 /// The most bytes of layer metadata that are read in all: room for some 40,000 layers.
 const META_BUDGET_BYTES: u64 = 8 << 20;
+
+/// The most heads that are looked at.
+pub const MAX_HEADS: usize = 64;
 
 /// A metadata file: what it says, or why nothing can be made of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +115,8 @@ pub struct Inventory {
     pub foreign: Vec<String>,
     /// Every regular file that is Longhorn's, whatever its part.
     pub files: Vec<(String, FileStat)>,
+    children: HashMap<String, Vec<String>>,
+    same_files: HashMap<FileId, Vec<String>>,
 }
 
 impl Inventory {
@@ -141,7 +146,19 @@ impl Inventory {
                 .with_hint("replicas are under <disk path>/replicas/, usually /var/lib/longhorn/replicas/"));
         }
         inventory.files.retain(|(_, stat)| stat.regular);
+        inventory.index();
         Ok(inventory)
+    }
+
+    fn index(&mut self) {
+        for disk in self.disks.values() {
+            if let Some(meta) = disk.meta.good() {
+                self.children.entry(meta.parent.clone()).or_default().push(disk.name.clone());
+            }
+            if let Some(image) = disk.image.filter(|image| image.regular) {
+                self.same_files.entry(image.id).or_default().push(disk.name.clone());
+            }
+        }
     }
 
     fn empty() -> Self {
@@ -154,17 +171,38 @@ impl Inventory {
             restore_scratch: Vec::new(),
             foreign: Vec::new(),
             files: Vec::new(),
+            children: HashMap::new(),
+            same_files: HashMap::new(),
         }
     }
 
-    /// The heads, by name. More than one is the rule after a crash.
+    /// The heads, by name; more than one after a crash. An engine's numbers end at 010, so more than
+    /// [`MAX_HEADS`] are nobody's leftovers, and the rest is not looked at.
     pub fn heads(&self) -> impl Iterator<Item = &Disk> {
-        self.disks.values().filter(|disk| disk.kind == DiskKind::Head)
+        self.disks.values().filter(|disk| disk.kind == DiskKind::Head).take(MAX_HEADS)
     }
 
-    /// The disks whose metadata names `parent` as their parent.
-    pub fn children<'a>(&'a self, parent: &'a str) -> impl Iterator<Item = &'a Disk> {
-        self.disks.values().filter(move |disk| disk.meta.good().is_some_and(|meta| meta.parent == parent))
+    /// The layers that name `parent` as their parent, by name.
+    pub fn children<'a>(&'a self, parent: &str) -> impl Iterator<Item = &'a Disk> {
+        self.named(self.children.get(parent))
+    }
+
+    /// The layers whose image is the same file as that of `disk`, itself excepted.
+    pub fn twins<'a>(&'a self, disk: &'a Disk) -> impl Iterator<Item = &'a Disk> {
+        let same = disk.image.and_then(|image| self.same_files.get(&image.id));
+        self.named(same).filter(|twin| twin.name != disk.name)
+    }
+
+    /// The layers whose images are one file, in groups of two and more, in the order of their names.
+    pub fn shared_files(&self) -> Vec<&[String]> {
+        let mut groups: Vec<_> =
+            self.same_files.values().filter(|g| g.len() > 1).map(Vec::as_slice).collect();
+        groups.sort_unstable();
+        groups
+    }
+
+    fn named<'a>(&'a self, names: Option<&'a Vec<String>>) -> impl Iterator<Item = &'a Disk> {
+        names.into_iter().flatten().filter_map(|name| self.disks.get(name))
     }
 
     /// The layer called `name`, or an empty-handed one if nothing is there under that name.

@@ -10,6 +10,7 @@
 //! own ([`backing`]).
 
 pub mod backing;
+pub mod doctor;
 pub mod head;
 pub mod inventory;
 pub mod live;

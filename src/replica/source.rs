@@ -13,6 +13,7 @@ use crate::format::volume_meta::{self, VolumeMeta};
 use crate::model::chain::{Chain, ChainFault, NotFound, find_snapshot};
 use crate::model::finding::{Code, Finding};
 use crate::model::units::{MAX_VOLUME_BYTES, SECTOR_BYTES};
+use crate::replica::doctor::{self, Subject};
 use crate::replica::inventory::{Disk, Inventory};
 use crate::replica::live::Live;
 use crate::replica::{ReplicaDir, backing, head};
@@ -113,8 +114,6 @@ pub struct Source {
 struct Decision {
     view: View,
     volume_bytes: u64,
-    /// What `volume.meta` says, if it can be used.
-    meta: VolumeMeta,
     head_by_volume_meta: bool,
     findings: Vec<Finding>,
 }
@@ -137,7 +136,10 @@ impl ReplicaDir {
         let mut infos = Vec::new();
         let mut layers: Vec<Box<dyn LayerImage>> = Vec::new();
         let mut backing_seen = None;
-        if let Some((path, file)) = self.open_backing(options, &decision.meta, &mut decision.findings)? {
+        if let Some((path, file)) = self.find_backing(options)? {
+            let unrecorded =
+                self.inventory().volume_meta.good().is_some_and(|m| m.backing_file_path.is_empty());
+            decision.findings.extend(unrecorded.then(|| unrecorded_backing(&path)));
             let stat = FileStat::of(&file).map_err(|e| cannot_look(&path, e))?;
             let again = file.try_clone().map_err(|e| cannot_look(&path, e))?;
             infos.push(LayerInfo::backing(&path, stat));
@@ -150,6 +152,7 @@ impl ReplicaDir {
             layers.push(image);
         }
         let live = Live::look(self.inventory());
+        decision.findings.extend(self.examine_view(&decision.view, &chain));
         let mut source = Source {
             view: decision.view,
             volume_bytes: decision.volume_bytes,
@@ -163,9 +166,24 @@ impl ReplicaDir {
             head_by_volume_meta: decision.head_by_volume_meta,
             backing_seen,
         };
-        source.guard(options, decision.meta.rebuilding)?;
+        source.guard(options, self.inventory().volume_meta.good().is_some_and(|meta| meta.rebuilding))?;
         source.say_what_is_doubtful();
         Ok(source)
+    }
+
+    /// What the doctor says of a view that was opened: what is unknown about `volume.meta` was given by hand.
+    fn examine_view(&self, view: &View, chain: &Chain) -> Vec<Finding> {
+        let head = match view {
+            View::Head(head) => Some(head.as_str()),
+            View::Snapshot(_) => None,
+        };
+        let by_hand = self.inventory().volume_meta.good().is_none();
+        let given = |f: &Finding| by_hand && f.files.iter().any(|file| file == volume_meta::FILE_NAME);
+        let mut findings = doctor::examine(self.inventory(), Subject { head, chain });
+        // The size in use, which may be another one than volume.meta's, is judged when the source is complete.
+        let on_size = |f: &Finding| matches!(f.code, Code::SizeInvalid | Code::SizeUnaligned);
+        findings.retain(|finding| !given(finding) && !on_size(finding));
+        findings
     }
 
     /// Which state, and how large.
@@ -197,7 +215,7 @@ impl ReplicaDir {
             Some(view) => view,
             None => View::Head(self.head(options.head.as_deref(), &meta, &mut findings)?),
         };
-        Ok(Decision { view, volume_bytes, meta, head_by_volume_meta, findings })
+        Ok(Decision { view, volume_bytes, head_by_volume_meta, findings })
     }
 
     /// The state that `--at` means.
@@ -328,30 +346,32 @@ impl ReplicaDir {
         }
     }
 
-    fn open_backing(
-        &self,
-        options: &SourceOptions,
-        meta: &VolumeMeta,
-        findings: &mut Vec<Finding>,
-    ) -> Result<Option<(PathBuf, File)>> {
-        let recorded = meta.backing_file_path.as_str();
+    /// Finds and opens the backing image: the one given by hand, else the one that `volume.meta` records.
+    ///
+    /// # Errors
+    /// When there should be one and it cannot be opened.
+    pub fn find_backing(&self, options: &SourceOptions) -> Result<Option<(PathBuf, File)>> {
+        let recorded = self.inventory().volume_meta.good().map_or("", |meta| meta.backing_file_path.as_str());
         match &options.backing_file {
-            Some(path) => {
-                if recorded.is_empty() {
-                    findings.push(
-                        Finding::new(
-                            Code::BackingUnrecorded,
-                            "a backing image is given by hand, and volume.meta names none",
-                            "if the volume has none, whatever was never written shows the image instead of zeros",
-                        )
-                        .on(path.display().to_string()),
-                    );
-                }
-                backing::open_by_hand(path).map(Some)
-            }
+            Some(path) => backing::open_by_hand(path).map(Some),
             None if recorded.is_empty() => Ok(None),
             None => backing::open_recorded(&self.dir, recorded).map(Some),
         }
+    }
+
+    /// Opens the data of one layer, on the chain or off it.
+    ///
+    /// # Errors
+    /// When it is not there, is not a regular file, or may not be read.
+    pub fn open_image(&self, name: &str) -> Result<LayerFile> {
+        let file = self.dir.open_file(name).map_err(|e| {
+            Error::source("cannot open the layer")
+                .with_path(self.path())
+                .in_layer(name)
+                .caused_by(e)
+                .with_hint("layers belong to root: run as root")
+        })?;
+        LayerFile::new(name.to_owned(), file)
     }
 
     /// Opens one layer of the chain. Its metadata is good, or it would not be on it.
@@ -363,13 +383,9 @@ impl ReplicaDir {
             Some(image) if !image.regular => Err(missing("the layer is not a regular file")
                 .with_hint("links are not followed: name the directory that holds the files themselves")),
             Some(_) => {
-                let file = self.dir.open_file(name).map_err(|e| {
-                    missing("cannot open the layer")
-                        .caused_by(e)
-                        .with_hint("layers belong to root: run as root")
-                })?;
-                info.stat = Some(FileStat::of(&file).map_err(|e| cannot_look(&self.path().join(name), e))?);
-                let image = LayerFile::new(name.to_owned(), file)?;
+                let image = self.open_image(name)?;
+                info.stat =
+                    Some(FileStat::of(image.file()).map_err(|e| cannot_look(&self.path().join(name), e))?);
                 Ok((info, Box::new(image)))
             }
             None if is_dispensable(self.inventory(), disk) => Ok((info, Box::new(Blank::new(name)))),
@@ -424,6 +440,15 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
         len if len > SHOWN => format!("{}, and {} more", all[..SHOWN].join(", "), len - SHOWN),
         _ => all.join(", "),
     }
+}
+
+fn unrecorded_backing(path: &Path) -> Finding {
+    Finding::new(
+        Code::BackingUnrecorded,
+        "a backing image is given by hand, and volume.meta names none",
+        "if the volume has none, whatever was never written shows the image instead of zeros",
+    )
+    .on(path.display().to_string())
 }
 
 fn cannot_look(path: &Path, e: std::io::Error) -> Error {
@@ -529,6 +554,7 @@ impl Source {
             }
         }
         self.findings.extend(findings);
+        doctor::sort(&mut self.findings);
     }
 
     /// Looks again at what was read: the chain and the files must be what they were when they were opened. Call

@@ -5,4 +5,6 @@
 
 pub mod finding;
 pub mod human;
+pub mod inspect;
 pub mod merge;
+mod tree;
