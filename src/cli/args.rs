@@ -38,14 +38,10 @@ pub enum Progress {
     None,
 }
 
-/// Which state of which volume is read, and what leave there is to read it.
+/// What is known of a volume beyond its replica directory.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Source")]
-pub struct SourceArgs {
-    /// Read the volume as of this snapshot, on the live chain or a branch: its name, its file name, or a unique
-    /// beginning of it
-    #[arg(long, value_name = "SNAPSHOT")]
-    pub at: Option<String>,
+pub struct VolumeArgs {
     /// Take this file as the head, whatever volume.meta says
     #[arg(long, value_name = "FILE")]
     pub head: Option<String>,
@@ -59,6 +55,39 @@ pub struct SourceArgs {
     /// through which older data shows
     #[arg(long, value_name = "MEANING", default_value = "zero")]
     pub unwritten: UnwrittenArg,
+}
+
+impl VolumeArgs {
+    /// Options that open the volume's head, with no leave to pass any guard.
+    pub fn options(&self) -> SourceOptions {
+        SourceOptions {
+            head: self.head.clone(),
+            size_bytes: self.size,
+            backing_file: self.backing_file.clone(),
+            ..SourceOptions::default()
+        }
+    }
+
+    /// What unwritten extents mean.
+    pub fn unwritten(&self) -> Unwritten {
+        match self.unwritten {
+            UnwrittenArg::Zero => Unwritten::Zero,
+            UnwrittenArg::Hole => Unwritten::Hole,
+        }
+    }
+}
+
+/// Which state of which volume is read, and what leave there is to read it.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Source")]
+pub struct SourceArgs {
+    /// Read the volume as of this snapshot, on the live chain or a branch: its name, its file name, or a unique
+    /// beginning of it
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub at: Option<String>,
+    /// What is known of the volume.
+    #[command(flatten)]
+    pub volume: VolumeArgs,
     /// Read a replica that was being rebuilt: what it holds is not the volume
     #[arg(long)]
     pub allow_rebuilding: bool,
@@ -75,19 +104,9 @@ impl SourceArgs {
     pub fn options(&self) -> SourceOptions {
         SourceOptions {
             at: self.at.clone(),
-            head: self.head.clone(),
-            size_bytes: self.size,
-            backing_file: self.backing_file.clone(),
             allow_rebuilding: self.allow_rebuilding,
             allow_live: self.allow_live,
-        }
-    }
-
-    /// What unwritten extents mean.
-    pub fn unwritten(&self) -> Unwritten {
-        match self.unwritten {
-            UnwrittenArg::Zero => Unwritten::Zero,
-            UnwrittenArg::Hole => Unwritten::Hole,
+            ..self.volume.options()
         }
     }
 }

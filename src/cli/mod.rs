@@ -13,6 +13,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::cli::args::UiArgs;
 use crate::cli::ui::Ui;
 use crate::error::Result;
+use crate::model::finding::Severity;
 
 /// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,13 @@ pub enum Outcome {
     Clean,
     /// Done, with findings of severity warning or worse.
     Findings,
+}
+
+impl Outcome {
+    /// The outcome of work whose most serious finding is this.
+    pub fn of(worst: Option<Severity>) -> Self {
+        if worst >= Some(Severity::Warning) { Outcome::Findings } else { Outcome::Clean }
+    }
 }
 
 /// Recovers Longhorn volumes from replica directories, without Longhorn and without writing to them.
@@ -41,6 +49,8 @@ pub struct Cli {
 pub enum Command {
     /// Write the volume that a replica directory holds to a file, a block device or a stream
     Merge(commands::merge::Args),
+    /// Show what a replica directory holds: its layers as a tree, its flags, and everything that is wrong or doubtful
+    Inspect(commands::inspect::Args),
     /// Print shell completions
     Completions(commands::completions::Args),
     /// Print the manual page, or write one page per command
@@ -86,6 +96,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
     match command {
         Command::Merge(args) => commands::merge::run(args, ui),
+        Command::Inspect(args) => commands::inspect::run(&args, ui),
         Command::Completions(args) => commands::completions::run(&args, ui),
         Command::Man(args) => commands::man::run(&args, ui),
     }

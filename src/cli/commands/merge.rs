@@ -17,7 +17,6 @@ use crate::cli::ui::Ui;
 use crate::engine::digest::Algorithm;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Run};
-use crate::model::finding::Severity;
 use crate::replica::ReplicaDir;
 use crate::report::merge::{self as report, MergeReport};
 use crate::sink::Sink;
@@ -126,8 +125,7 @@ pub fn run(args: Args, ui: &Ui) -> Result<Outcome> {
     } else {
         ui.result(&report, &text)?
     }
-    let worst = report.findings.iter().map(|f| f.severity).max();
-    Ok(if worst >= Some(Severity::Warning) { Outcome::Findings } else { Outcome::Clean })
+    Ok(Outcome::of(report.findings.iter().map(|f| f.severity).max()))
 }
 
 impl Args {
@@ -135,7 +133,7 @@ impl Args {
         MergeOptions {
             source: self.source.options(),
             accept_copy_damage: self.source.accept_copy_damage,
-            unwritten: self.source.unwritten(),
+            unwritten: self.source.volume.unwritten(),
             force: self.force,
             workers: self.threads.map(usize::from),
             clone: self.clone == CloneArg::Auto,

@@ -1,5 +1,6 @@
 //! One file per verb: arguments in, options built, one call into the library, the result shown.
 
 pub mod completions;
+pub mod inspect;
 pub mod man;
 pub mod merge;
