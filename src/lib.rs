@@ -5,6 +5,7 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod format;
+pub mod guest;
 pub mod model;
 pub mod replica;
 pub mod report;

@@ -8,15 +8,13 @@ use crate::engine::judge;
 use crate::engine::sweep::{self, Survey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Run;
+use crate::guest::{self, Guest, GuestKind};
 use crate::model::extent::{ExtentKind, SectorExtents};
 use crate::model::finding::{Code, Finding};
-use crate::model::overlay::{Served, Unwritten};
+use crate::model::overlay::{Segment, Served, Unwritten};
 use crate::model::units::{ByteRange, SECTOR_BYTES, sector_ceil};
 use crate::replica::{LayerKind, Source};
 use crate::view::LayerImage;
-
-/// How a LUKS container begins, in either version.
-const LUKS_MAGIC: &[u8] = b"LUKS\xba\xbe";
 
 /// With less data than this, in bytes, the absence of a zero block says nothing: a file system that was used for a
 /// while has written some by then, but a small volume may be one file of random bytes.
@@ -33,14 +31,33 @@ const CHUNK_BYTES: u64 = 64 << 10;
 /// # Errors
 /// Only when the run is cancelled: data that cannot be read is a finding.
 pub fn examine(source: &Source, survey: &Survey, run: &Run<'_>) -> Result<Vec<Finding>> {
+    look(source, survey, run, |guest| guest.is_none_or(|guest| guest.kind != GuestKind::Luks))
+}
+
+/// The same, for somebody who is about to read all of it: written zeros are looked for only where there is a file
+/// system, which always writes some, and is seldom read far for it.
+///
+/// # Errors
+/// As [`examine`].
+pub fn glance(source: &Source, survey: &Survey, run: &Run<'_>) -> Result<Vec<Finding>> {
+    look(source, survey, run, |guest| guest.is_some_and(|guest| guest.kind == GuestKind::FileSystem))
+}
+
+fn look(
+    source: &Source,
+    survey: &Survey,
+    run: &Run<'_>,
+    writes_zeros: impl Fn(Option<Guest>) -> bool,
+) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    let encrypted = match begins_with_luks(source) {
-        Ok(luks) => luks,
+    let guest = match head_of_view(source) {
+        Ok(head) => guest::recognise(&head),
         Err(e) => {
             findings.push(unreadable(&e));
-            false
+            None
         }
     };
+    let encrypted = guest.is_some_and(|guest| guest.kind == GuestKind::Luks);
     if encrypted && !source.findings.iter().any(|finding| finding.code == Code::Encrypted) {
         findings.push(Finding::new(
             Code::Encrypted,
@@ -49,7 +66,8 @@ pub fn examine(source: &Source, survey: &Survey, run: &Run<'_>) -> Result<Vec<Fi
         ));
     }
     let full = judge::every_layer_is_full(&source.layers, survey, source.has_backing, source.volume_bytes);
-    if !full && !encrypted {
+    // With nothing below, a zero that became a hole reads the same.
+    if source.layers.len() > 1 && !full && writes_zeros(guest) {
         match has_no_zeros(source, survey, run) {
             Ok(true) => findings.push(no_zeros()),
             Ok(false) => {}
@@ -66,15 +84,21 @@ fn own_layers(source: &Source) -> impl Iterator<Item = (usize, &dyn LayerImage)>
     layers.filter(|(i, _)| source.chain.get(*i).is_none_or(|info| info.kind != LayerKind::Backing))
 }
 
-/// Whether the merged view begins with a LUKS header.
-fn begins_with_luks(source: &Source) -> Result<bool> {
-    let first = ByteRange::new(0, SECTOR_BYTES.min(source.volume_bytes));
-    let segment = sweep::overlay(&source.layers, first, Unwritten::Zero)?.next_segment()?;
-    let mut begin = [0; LUKS_MAGIC.len()];
-    if let Some(Served::Data(layer)) = segment.map(|segment| segment.served) {
-        source.layers[usize::from(layer)].read_exact_at(&mut begin, 0)?;
+/// The beginning of the merged view: enough to recognise what is inside.
+fn head_of_view(source: &Source) -> Result<Vec<u8>> {
+    let range = ByteRange::new(0, guest::HEAD_BYTES.min(source.volume_bytes));
+    let mut head = vec![0; usize::try_from(range.end_bytes).unwrap_or_default()];
+    let mut segments = sweep::overlay(&source.layers, range, Unwritten::Zero)?;
+    while let Some(Segment { range, served }) = segments.next_segment()? {
+        let bytes = usize::try_from(range.start_bytes)
+            .ok()
+            .zip(usize::try_from(range.end_bytes).ok())
+            .and_then(|(start, end)| head.get_mut(start..end));
+        if let (Served::Data(layer), Some(bytes)) = (served, bytes) {
+            source.layers[usize::from(layer)].read_exact_at(bytes, range.start_bytes)?;
+        }
     }
-    Ok(begin == LUKS_MAGIC)
+    Ok(head)
 }
 
 fn no_zeros() -> Finding {

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::engine::content;
 use crate::engine::copy::{self, CopyOptions, Receipt};
 use crate::engine::digest::{self, Algorithm, Hasher};
 use crate::engine::judge;
@@ -169,7 +170,8 @@ impl Merge<'_> {
             return Err(Error::refused(format!("{}: {}", damage.what, damage.meaning))
                 .with_hint(format!("{}; to merge it all the same: --accept-copy-damage", damage.advice)));
         }
-        Ok(self.source.findings.iter().cloned().chain(found).collect())
+        let inside = content::glance(self.source, self.survey, self.run)?;
+        Ok(self.source.findings.iter().cloned().chain(found).chain(inside).collect())
     }
 
     fn workers(&self) -> usize {
