@@ -1,6 +1,8 @@
 //! The chain doctor: every damage is found and named, every crash state is named as what it is, good replicas are
 //! left alone, and nothing is ever written.
 
+#![allow(clippy::unwrap_used)] // helpers of tests may panic, too
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,7 @@
 //! own ([`backing`]).
 
 pub mod backing;
+mod decide;
 pub mod doctor;
 pub mod head;
 pub mod inventory;

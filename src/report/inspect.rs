@@ -80,7 +80,7 @@ pub enum Place {
 pub struct LayerReport {
     /// The file name; of a backing image, its path.
     pub file: String,
-    /// The snapshot's name; of another layer, the same as `file`.
+    /// The snapshot's name; of a backing image, the end of its path; of another layer, the same as `file`.
     pub name: String,
     /// `head`, `snapshot`, `backing` or `other`.
     pub kind: &'static str,
@@ -193,7 +193,7 @@ fn backing(diagnosis: &Diagnosis) -> Option<LayerReport> {
     let found = surveyed(diagnosis, |info| info.kind == LayerKind::Backing);
     Some(LayerReport {
         file: info.file.clone(),
-        name: info.file.clone(),
+        name: image_name(&info.file),
         kind: "backing",
         place: Place::Live,
         parent: Some(String::new()),
@@ -204,6 +204,12 @@ fn backing(diagnosis: &Diagnosis) -> Option<LayerReport> {
     })
 }
 
+/// The end of a backing image's path: its own directory, which bears its name, and the file.
+fn image_name(path: &str) -> String {
+    let names: Vec<_> = path.rsplit('/').take(2).collect();
+    names.into_iter().rev().collect::<Vec<_>>().join("/")
+}
+
 fn surveyed(diagnosis: &Diagnosis, is_it: impl Fn(&LayerInfo) -> bool) -> Option<LayerSurvey> {
     let place = diagnosis.source.as_ref()?.chain.iter().position(is_it)?;
     diagnosis.survey.as_ref()?.layers.get(place).copied()
@@ -211,7 +217,7 @@ fn surveyed(diagnosis: &Diagnosis, is_it: impl Fn(&LayerInfo) -> bool) -> Option
 
 impl LayerReport {
     /// A report that says no more than what the layer holds.
-    fn holding(tally: Option<Tally>) -> Self {
+    pub(super) fn holding(tally: Option<Tally>) -> Self {
         LayerReport {
             file: String::new(),
             name: String::new(),

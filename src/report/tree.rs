@@ -119,3 +119,67 @@ impl<'a> Tree<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(name: &str, place: Place, parent: &str) -> LayerReport {
+        LayerReport {
+            file: name.into(),
+            name: name.into(),
+            place,
+            parent: Some(parent.into()),
+            ..LayerReport::holding(None)
+        }
+    }
+
+    fn labels(layers: &[LayerReport]) -> Vec<String> {
+        draw(layers).into_iter().map(|line| line.label).collect()
+    }
+
+    #[test]
+    fn branches_hang_beside_the_layer_they_stand_on() {
+        let layers = [
+            layer("head", Place::Live, "b"),
+            layer("b", Place::Live, "a"),
+            layer("a", Place::Live, ""),
+            layer("c", Place::Branch, "b"),
+            layer("d", Place::Branch, "c"),
+            layer("e", Place::Branch, "c"),
+            layer("f", Place::Branch, "a"),
+            layer("old", Place::Leftover, "f"),
+        ];
+        let drawn = [
+            "* head",
+            "| * d",
+            "| | * e",
+            "| |/",
+            "| * c",
+            "|/",
+            "* b",
+            "| * f",
+            "|/",
+            "* a",
+            "leftovers:",
+            "* old",
+        ];
+        assert_eq!(labels(&layers), drawn);
+    }
+
+    #[test]
+    fn what_stands_on_nothing_and_cycles_are_drawn_too() {
+        let layers = [
+            layer("head", Place::Live, ""),
+            layer("own", Place::Branch, ""),
+            layer("on-own", Place::Branch, "own"),
+            layer("x", Place::Branch, "y"),
+            layer("y", Place::Branch, "x"),
+        ];
+        let mut drawn = labels(&layers);
+        assert_eq!(drawn[..4], ["* head", "branches with a chain of their own:", "* on-own", "* own"]);
+        drawn.sort();
+        assert!(drawn.contains(&"* x".into()) && drawn.contains(&"* y".into()), "{drawn:?}");
+        assert_eq!(drawn.len(), 7);
+    }
+}

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use crate::format::names::DiskKind;
 use crate::model::chain::{Chain, ChainFault};
 use crate::model::finding::{Code, Finding};
+use crate::replica::decide::short;
 use crate::replica::inventory::{Disk, Doc, Inventory};
-use crate::replica::source::{is_dispensable, short};
+use crate::replica::source::is_dispensable;
 
 pub(super) fn examine(inventory: &Inventory, chain: &Chain) -> Vec<Finding> {
     let mut findings: Vec<_> = chain.fault.iter().filter_map(|fault| broken(inventory, fault)).collect();

@@ -6,9 +6,9 @@
 
 use crate::format::names::DiskKind;
 use crate::model::finding::{Code, Finding};
+use crate::replica::decide::short;
 use crate::replica::doctor::{names_of, on_all};
 use crate::replica::inventory::{Disk, Doc, Inventory};
-use crate::replica::source::short;
 
 const RIGHT: &str = "all of its data is in the other one, and the content is right";
 

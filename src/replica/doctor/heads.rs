@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use crate::format::layer_meta::EXPANSION_LABEL;
 use crate::format::names::{self, DiskKind};
 use crate::model::finding::{Code, Finding};
+use crate::replica::decide::short;
 use crate::replica::inventory::{Disk, Doc, Inventory};
-use crate::replica::source::short;
 
 /// The prefix of the names of snapshots that an expansion takes.
 const EXPANSION_PREFIX: &str = "expand-";

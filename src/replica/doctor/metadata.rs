@@ -6,10 +6,10 @@ use crate::format::{revision, volume_meta};
 use crate::model::chain::Chain;
 use crate::model::finding::{Code, Finding};
 use crate::model::units::SECTOR_BYTES;
+use crate::replica::decide::judge_size;
 use crate::replica::doctor::{names_of, on_all};
 use crate::replica::head;
 use crate::replica::inventory::{Disk, Doc, Inventory};
-use crate::replica::source::judge_size;
 
 pub(super) fn examine(inventory: &Inventory, chain: &Chain) -> Vec<Finding> {
     let mut findings = Vec::new();

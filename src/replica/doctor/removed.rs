@@ -6,9 +6,9 @@
 use crate::format::names::DiskKind;
 use crate::model::chain::Chain;
 use crate::model::finding::{Code, Finding};
+use crate::replica::decide::short;
 use crate::replica::doctor::{names_of, on_all};
 use crate::replica::inventory::{Disk, Inventory};
-use crate::replica::source::short;
 
 pub(super) fn examine(inventory: &Inventory, chain: &Chain) -> Vec<Finding> {
     let mut findings = Vec::new();
