@@ -295,11 +295,17 @@ fn much_data_without_a_single_block_of_zeros_is_suspicious() {
     for i in 0..DATA_BYTES >> 20 {
         head.write_all_at(&block, (i * 2) << 20).unwrap();
     }
-    fs::write(victim("volume-head-000.img.meta"), r#"{"Name":"volume-head-000.img","Parent":""}"#).unwrap();
+    fs::write(victim("volume-head-000.img.meta"), r#"{"Parent":"volume-snap-a.img"}"#).unwrap();
+    fs::File::create(victim("volume-snap-a.img")).unwrap().set_len(DATA_BYTES * 2).unwrap();
+    fs::write(victim("volume-snap-a.img.meta"), r#"{"Parent":""}"#).unwrap();
     let size = DATA_BYTES * 2;
     fs::write(victim("volume.meta"), format!(r#"{{"Size":{size},"Head":"volume-head-000.img"}}"#)).unwrap();
     let found = || codes(&examine(&ReplicaDir::open(scratch.path()).unwrap()));
     assert_eq!(found(), ["copy-no-zeros"]);
+    // With nothing below, a zero that became a hole reads the same.
+    fs::write(victim("volume-head-000.img.meta"), r#"{"Parent":""}"#).unwrap();
+    assert!(!found().contains(&"copy-no-zeros"));
+    fs::write(victim("volume-head-000.img.meta"), r#"{"Parent":"volume-snap-a.img"}"#).unwrap();
     // One written MiB of zeros in the middle is enough.
     head.write_all_at(&[0; 1 << 20], 100 << 20).unwrap();
     assert!(found().is_empty());
