@@ -11,11 +11,9 @@ use lhrecover::model::extent::{Extent, ExtentKind, ExtentSource};
 use lhrecover::model::overlay::{Overlay, Unwritten};
 use lhrecover::model::units::ByteRange;
 
-#[path = "synth/recipe.rs"]
-#[allow(dead_code, reason = "shared with the generator, which needs more of it")]
-mod recipe;
+mod synth;
 
-use recipe::{Layout, Recipe};
+use synth::recipe::{Layout, Recipe};
 
 const WRITES: u64 = 1_000_000;
 

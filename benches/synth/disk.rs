@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use rayon::prelude::*;
 
-use crate::recipe::{Dice, Layout, Piece};
+use super::recipe::{Dice, Layout, Piece};
 
 /// Makes the replica directory `dir`, which must not exist, and syncs it.
 pub fn write_replica(layout: &Layout, dir: &Path) -> io::Result<()> {
@@ -160,8 +160,8 @@ fn layer_meta(layout: &Layout, layer: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::recipe::Recipe;
     use super::*;
-    use crate::recipe::Recipe;
 
     fn layout(layers: u64, overlap_percent: u64) -> Layout {
         Layout::new(Recipe {

@@ -42,7 +42,7 @@ struct Args {
     /// Size of one write
     #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "64K")]
     write: u64,
-    /// Sectors in a hundred that are written with zeros
+    /// How much in a hundred of what is written is zeros, in runs of 64 KiB
     #[arg(long, value_name = "PERCENT", default_value_t = 3)]
     zero_percent: u64,
     /// Writes in a hundred that lie over an older one in a lower layer; 0 leaves every write visible, whatever

@@ -17,6 +17,9 @@
 
 use lhrecover::model::units::{ByteRange, MAX_CHAIN_DISKS, SECTOR_BYTES};
 
+/// How long a run of written zeros is: what formatting and zeroed files leave is rarely shorter.
+pub const ZERO_RUN_BYTES: u64 = 64 << 10;
+
 /// A synthetic volume in numbers.
 #[derive(Clone, Debug)]
 pub struct Recipe {
@@ -28,7 +31,8 @@ pub struct Recipe {
     pub writes: u64,
     /// The size of each, in bytes, a multiple of 4096.
     pub write_bytes: u64,
-    /// How many sectors in a hundred are written with zeros, as a used volume has some.
+    /// How much in a hundred of what is written is zeros, as a used volume has some; they come in aligned runs
+    /// of [`ZERO_RUN_BYTES`], for scattered single sectors would slow down peers that look for zeros.
     pub zero_percent: u64,
     /// How many writes in a hundred lie over an older one in a lower layer, half of them shifted.
     pub overlap_percent: u64,
@@ -131,11 +135,12 @@ impl Layout {
             Age::Older => !self.recipe.seed,
         };
         for (sector, bytes) in (offset_bytes / SECTOR_BYTES..).zip(buf.chunks_exact_mut(4096)) {
-            let mut dice = Dice::new(stream, sector);
-            if dice.below(100) < self.recipe.zero_percent {
+            let run = sector / (ZERO_RUN_BYTES / SECTOR_BYTES);
+            if Dice::new(stream.rotate_left(16), run).below(100) < self.recipe.zero_percent {
                 bytes.fill(0);
                 continue;
             }
+            let mut dice = Dice::new(stream, sector);
             for word in bytes.chunks_exact_mut(8) {
                 word.copy_from_slice(&dice.roll().to_le_bytes());
             }
