@@ -3,14 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers of tests fail the test.
 
 mod common;
-#[path = "common/loopdev.rs"]
-mod loopdev;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use common::loopdev::{LoopDevice, Mounted, Swapped, available, run, skipped, sparse_file};
 use lhrecover::error::{Error, ErrorKind, Result};
 use lhrecover::event::{Cancel, Event, Observer, Run, Silent};
 use lhrecover::model::units::ByteRange;
@@ -19,7 +18,6 @@ use lhrecover::sink::Sink;
 use lhrecover::sink::device::DeviceSink;
 use lhrecover::sink::guard::{DeviceLeave, GuardedDevice, SourceIdentity, check, check_on};
 use lhrecover::sys::device::{Host, Kind};
-use loopdev::{LoopDevice, Mounted, Swapped, available, run, skipped, sparse_file};
 
 const MIB: u64 = 1 << 20;
 const ANY: DeviceLeave = DeviceLeave { overwrite: false, any_device: true };

@@ -3,7 +3,11 @@
 #![allow(dead_code)] // Each test file uses its own part of this.
 #![allow(clippy::expect_used, clippy::unwrap_used)] // A test helper that fails, fails its test.
 
+pub mod chain;
+pub mod cli;
 pub mod damage;
+pub mod fingerprint;
+pub mod loopdev;
 pub mod unpack;
 
 use std::path::{Path, PathBuf};
