@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, RenameFlags, renameat2};
@@ -53,6 +54,11 @@ pub struct OutputFile {
     finished: bool,
     size_bytes: u64,
     options: FileOptions,
+    /// Whether the file system has sparse files.
+    keeps_holes: bool,
+    /// Held while writing. The kernel lets one write to a file at a time anyway, and spins while others wait; here
+    /// they sleep, and leave the core to those that read.
+    turn: Mutex<()>,
 }
 
 impl OutputFile {
@@ -68,7 +74,20 @@ impl OutputFile {
         name.push(".partial");
         let partial = path.with_file_name(name);
         let file = lock_new(&partial)?;
-        Ok(OutputFile { path, partial, file, finished: false, size_bytes, options })
+        let mut output = OutputFile {
+            path,
+            partial,
+            file,
+            finished: false,
+            size_bytes,
+            options,
+            keeps_holes: true,
+            turn: Mutex::new(()),
+        };
+        if size_bytes > 0 {
+            output.keeps_holes = keeps_holes(&output.file).map_err(|e| output.unprepared(e))?;
+        }
+        Ok(output)
     }
 
     /// The final name.
@@ -87,17 +106,14 @@ impl OutputFile {
     /// # Errors
     /// `Output`, saying how much is short.
     pub fn make_room(&self, data_bytes: u64) -> Result<()> {
-        let fail =
-            |e: io::Error| Error::output("cannot prepare the output").with_path(&self.partial).caused_by(e);
-        let kind = fstatfs(&*self.file).map_err(|e| fail(e.into()))?.filesystem_type();
+        let kind = fstatfs(&*self.file).map_err(|e| self.unprepared(e.into()))?.filesystem_type();
         if kind == FAT_MAGIC && self.size_bytes > FAT_MAX_BYTES {
             return Err(Error::output("a FAT file system holds no file of 4 GiB or more")
                 .with_path(&self.path)
                 .with_hint("write to another file system (exFAT, ext4, XFS), or stream to one: lhrecover merge ... -"));
         }
-        let sparse = is_sparse(&self.file).map_err(fail)?;
-        let needed = if self.options.fill || !sparse { self.size_bytes } else { data_bytes };
-        let vfs = fstatvfs(&*self.file).map_err(|e| fail(e.into()))?;
+        let needed = if self.options.fill || !self.keeps_holes { self.size_bytes } else { data_bytes };
+        let vfs = fstatvfs(&*self.file).map_err(|e| self.unprepared(e.into()))?;
         let root = nix::unistd::geteuid().is_root();
         let blocks = if root { vfs.blocks_free() } else { vfs.blocks_available() };
         let free = blocks.saturating_mul(vfs.fragment_size());
@@ -119,14 +135,18 @@ impl OutputFile {
         })
     }
 
+    fn unprepared(&self, cause: io::Error) -> Error {
+        Error::output("cannot prepare the output").with_path(&self.partial).caused_by(cause)
+    }
+
     /// Whether blocks of `from` can be shared with this file: tried out, as no file system says so beforehand.
-    /// To be asked before [`make_room`](Self::make_room).
     pub fn can_share_with(&self, from: &File) -> bool {
         const PROBE_BYTES: u64 = 64 << 10;
+        let probe = ByteRange::new(0, PROBE_BYTES);
         let large_enough = from.metadata().is_ok_and(|m| m.len() >= PROBE_BYTES);
         large_enough
-            && sparse::clone_range(from, &self.file, ByteRange::new(0, PROBE_BYTES)).is_ok()
-            && self.file.set_len(0).is_ok()
+            && sparse::clone_range(from, &self.file, probe).is_ok()
+            && sparse::punch_hole(&self.file, probe).is_ok()
     }
 
     /// Syncs the file if that is wanted, gives it its name, and syncs the directory.
@@ -187,7 +207,10 @@ impl Drop for OutputFile {
 
 impl Sink for OutputFile {
     fn write_at(&self, buf: &[u8], offset_bytes: u64) -> Result<()> {
-        self.file.write_all_at(buf, offset_bytes).map_err(|e| {
+        let turn = self.turn.lock();
+        let written = self.file.write_all_at(buf, offset_bytes);
+        drop(turn);
+        written.map_err(|e| {
             let hint = match e.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     "the target ran full while it was written: free some room, or write to another disk"
@@ -322,12 +345,13 @@ fn is_still_at(file: &File, path: &Path) -> bool {
 }
 
 /// Whether the file system keeps a hole as a hole: FAT and exFAT allocate what a file is extended by.
-fn is_sparse(file: &File) -> io::Result<bool> {
+///
+/// The new, empty file keeps the length it is given here: a file that was truncated to nothing is written out by
+/// ext4 as soon as it is closed, whether that is wanted or not.
+fn keeps_holes(file: &File) -> io::Result<bool> {
     const PROBE_BYTES: u64 = 1 << 20;
     file.set_len(PROBE_BYTES)?;
-    let sparse = file.metadata()?.blocks() == 0;
-    file.set_len(0)?;
-    Ok(sparse)
+    Ok(file.metadata()?.blocks() == 0)
 }
 
 #[cfg(test)]

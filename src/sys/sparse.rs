@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
-use nix::fcntl::{PosixFadviseAdvice, copy_file_range, posix_fadvise};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, copy_file_range, fallocate, posix_fadvise};
 use nix::libc;
 use nix::unistd::{Whence, lseek};
 
@@ -199,6 +199,18 @@ pub fn copy_range(from: &File, to: &File, range: ByteRange) -> io::Result<u64> {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         copied => Ok(copied as u64),
     }
+}
+
+/// Makes a hole of `range` of `file`, which keeps its length.
+///
+/// # Errors
+/// When the file system cannot.
+pub fn punch_hole(file: &File, range: ByteRange) -> io::Result<()> {
+    let overflow = |_| io::Error::from(Errno::EOVERFLOW);
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let offset = i64::try_from(range.start_bytes).map_err(overflow)?;
+    let length = i64::try_from(range.len_bytes()).map_err(overflow)?;
+    Ok(fallocate(file, flags, offset, length)?)
 }
 
 /// Starts reading `range` of `file` into the page cache. A hint.
