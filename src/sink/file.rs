@@ -419,7 +419,9 @@ mod tests {
         fs::write(&path, "mine").unwrap();
         assert_eq!(finish(late).unwrap_err().kind(), ErrorKind::Refused);
         assert!(OutputFile::create(&path, 1, PLAIN).is_err());
-        finish(OutputFile::create(&path, 1, FileOptions { force: true, ..PLAIN }).unwrap()).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"");
+        let forced = OutputFile::create(&path, 1, FileOptions { force: true, ..PLAIN }).unwrap();
+        forced.make_room(0).unwrap();
+        finish(forced).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"\0");
     }
 }
