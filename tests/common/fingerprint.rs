@@ -73,6 +73,8 @@ fn take(root: &Path, relative: &Path, entries: &mut BTreeMap<PathBuf, Entry>) {
         by_fiemap: Map::new(),
     };
     if meta.is_symlink() {
+        // Looking where a link leads counts as access.
+        entry.accessed = (0, 0);
         entry.content = fs::read_link(&path).expect("read link").display().to_string();
     } else if meta.is_dir() {
         for name in names(&path) {

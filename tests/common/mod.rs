@@ -8,6 +8,7 @@ pub mod cli;
 pub mod damage;
 pub mod fingerprint;
 pub mod loopdev;
+pub mod strace;
 pub mod unpack;
 
 use std::path::{Path, PathBuf};
