@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::event::{Cancel, Run};
 use crate::replica::ReplicaDir;
 use crate::report::merge::{self as report, MergeReport};
 use crate::sink::Sink;
-use crate::sink::file::{FileOptions, OutputFile};
+use crate::sink::file::{self, FileOptions, OutputFile};
 use crate::workflow::merge::{MergeOptions, Output, Sparse, merge};
 
 /// Arguments of `merge`.
@@ -208,7 +208,8 @@ struct Manifest(OutputFile);
 
 impl Manifest {
     fn create(path: &Path, args: &Args) -> Result<Self> {
-        if path.parent().and_then(|p| fs::canonicalize(p).ok()) == fs::canonicalize(&args.replica_dir).ok() {
+        let replica = fs::metadata(&args.replica_dir).map(|m| (m.dev(), m.ino())).ok();
+        if file::lies_within(path, |m| Some((m.dev(), m.ino())) == replica) {
             return Err(Error::refused("the manifest is inside the replica directory")
                 .with_path(path)
                 .with_hint("a source is never written: name a file elsewhere"));
