@@ -104,7 +104,7 @@ pub fn run(args: Args, ui: &Ui) -> Result<Outcome> {
     let manifest = args.manifest.as_deref().map(|path| Manifest::create(path, &args)).transpose()?;
     let options = args.options();
     let merged = if to_stdout {
-        exit_when_stuck(&cancel);
+        exit_when_stuck(&cancel, manifest.as_ref());
         let mut out = stdout()?;
         merge(&replica, &options, Output::Stream(&mut out), &run)?
     } else if is_device(&args.output) {
@@ -189,15 +189,20 @@ fn stdout() -> Result<File> {
 /// How long a stream may take to notice a signal before the process ends all the same.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 
-/// A stream whose reader has stalled cannot notice a signal. It has put nothing up that must be taken down, so the
-/// process may end in the middle.
-fn exit_when_stuck(cancel: &Cancel) {
+/// A stream whose reader has stalled cannot notice a signal. It has put nothing up that must be taken down, the
+/// manifest's temporary file aside, so the process may end in the middle.
+fn exit_when_stuck(cancel: &Cancel, manifest: Option<&Manifest>) {
     let cancel = cancel.clone();
+    let unfinished = manifest.map(|manifest| manifest.0.partial_path().to_path_buf());
     thread::spawn(move || {
         while !cancel.is_cancelled() {
             thread::sleep(STUCK_AFTER / 10);
         }
         thread::sleep(STUCK_AFTER);
+        if let Some(path) = unfinished {
+            // The next run replaces what is left.
+            let _ = fs::remove_file(path);
+        }
         std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));
     });
 }
