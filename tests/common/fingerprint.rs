@@ -15,7 +15,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 /// A range of a file, and whether it was written: `false` for unwritten extents.
-type Map = Vec<(u64, u64, bool)>;
+pub type Map = Vec<(u64, u64, bool)>;
 
 /// The names below a directory, and what stands behind each.
 #[derive(Debug, PartialEq, Eq)]
@@ -105,7 +105,8 @@ pub fn by_seek(path: &Path) -> Vec<(u64, u64)> {
     walk(|from, out| seek_extents(&file, from, out)).into_iter().map(|(start, end, _)| (start, end)).collect()
 }
 
-fn by_fiemap(file: &File) -> Map {
+/// Where the file has extents by FIEMAP, in which unwritten ones are told apart; empty where there is no FIEMAP.
+pub fn by_fiemap(file: &File) -> Map {
     match Fiemap::probe(file).expect("FIEMAP") {
         Some(mut map) => walk(|from, out| map.next_extents(from, out)),
         None => Map::new(),

@@ -6,6 +6,7 @@
 pub mod chain;
 pub mod cli;
 pub mod damage;
+pub mod filesystems;
 pub mod fingerprint;
 pub mod loopdev;
 pub mod strace;
