@@ -44,9 +44,10 @@ pub fn judge(
     }
     if survey.unwritten_hiding.count > 0 {
         let (here, other) = match unwritten {
-            Unwritten::Zero => {
-                ("zeros, as the engine reads them", "--unwritten hole takes the older data instead")
-            }
+            Unwritten::Zero => (
+                "zeros, as the engine reads them",
+                "--unwritten hole takes the older data instead; for a copy that was made on XFS, that is right",
+            ),
             Unwritten::Hole => ("the older data", "--unwritten zero takes zeros instead, as the engine does"),
         };
         findings.push(
@@ -54,7 +55,8 @@ pub fn judge(
                 Code::UnwrittenHidesData,
                 format!("preallocated, never written extents lie above older data: {}", amount(&survey.unwritten_hiding)),
                 format!(
-                    "after a power cut these are usually writes that never completed; here they are taken for {here}"
+                    "after a power cut these are usually writes that never completed; in a copy on XFS, room that \
+                     XFS allocated ahead, where the original has holes; here they are taken for {here}"
                 ),
             )
             .at(survey.unwritten_hiding.first.clone())

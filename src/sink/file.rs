@@ -5,7 +5,7 @@
 //! left by a crash is replaced: a lock dies with its process.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -268,6 +268,15 @@ fn resolve(path: &Path) -> Result<PathBuf> {
         Err(e) if e.kind() == io::ErrorKind::NotFound && path.file_name().is_some() => Ok(path.to_path_buf()),
         Err(e) => Err(fail(e)),
     }
+}
+
+/// Whether a file of this name is, or would be created, in a directory that `is_it` knows, or anywhere below one:
+/// through symbolic links, and by what the directories are, not by what they are called.
+pub fn lies_within(path: &Path, is_it: impl Fn(&Metadata) -> bool) -> bool {
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let parent = real.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(parent) = fs::canonicalize(parent) else { return false };
+    parent.ancestors().any(|above| fs::metadata(above).is_ok_and(|m| is_it(&m)))
 }
 
 fn refuse_existing(path: &Path, force: bool) -> Result<()> {

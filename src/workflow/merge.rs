@@ -24,7 +24,7 @@ use crate::model::overlay::Unwritten;
 use crate::replica::{LayerInfo, ReplicaDir, Source, SourceOptions, View};
 use crate::sink::Sink;
 use crate::sink::device::DeviceSink;
-use crate::sink::file::{FileOptions, OutputFile};
+use crate::sink::file::{self, FileOptions, OutputFile};
 use crate::sink::guard::{self, DeviceLeave, SourceIdentity};
 use crate::sink::skip_zeros::SkipZeros;
 
@@ -326,10 +326,7 @@ impl Merge<'_> {
         if fs::metadata(path).is_ok_and(|m| is_part(&m)) {
             return refuse("the output is a file of the source");
         }
-        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        let parent = real.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let Ok(parent) = fs::canonicalize(parent) else { return Ok(()) };
-        if parent.ancestors().any(|above| fs::metadata(above).is_ok_and(|m| is_part(&m))) {
+        if file::lies_within(path, is_part) {
             return refuse("the output is inside the replica directory");
         }
         Ok(())

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FallocateFlags, fallocate};
 use serde_json::json;
 
+/// The unit of a volume, in bytes.
 pub const SECTOR: u64 = 4096;
+type Sector = [u8; 4096];
 
 /// What is done to a range of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,9 +86,9 @@ impl Layer {
 }
 
 /// The bytes of a sector; none of a [`Mark::Data`] one is zero.
-fn contents(place: usize, sector: u64, mark: Mark) -> [u8; SECTOR as usize] {
+fn contents(place: usize, sector: u64, mark: Mark) -> Sector {
     if mark != Mark::Data {
-        return [0; SECTOR as usize];
+        return [0; 4096];
     }
     let seed = place as u64 * 131 + sector * 7;
     std::array::from_fn(|i| u8::try_from((seed + i as u64) % 251 + 1).unwrap())
@@ -203,7 +205,7 @@ impl Chain {
         }
         let mut bytes = Vec::new();
         for (sector, slot) in (0u64..).zip(served) {
-            let mut whole = [0; SECTOR as usize];
+            let mut whole: Sector = [0; 4096];
             if let Some((place, size_bytes, Some(mark))) = slot {
                 whole = contents(place, sector, mark);
                 // Past the end of a shorter file are zeros.

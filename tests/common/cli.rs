@@ -1,6 +1,7 @@
 //! The program itself, run with a deadline: what it printed, how it ended, and that it did not panic.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -81,7 +82,10 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn signal(&self, signal: Signal) {
+    /// Sends a signal, once it is our program that gets it and no longer what was to start it.
+    pub fn signal(&mut self, signal: Signal) {
+        let comm = format!("/proc/{}/comm", self.child.id());
+        self.wait_until("the program began", || fs::read(&comm).is_ok_and(|name| name == b"lhrecover\n"));
         kill(Pid::from_raw(self.child.id().try_into().expect("pid")), signal).expect("kill");
     }
 
@@ -109,9 +113,16 @@ impl Running {
             assert!(began.elapsed() < DEADLINE, "still running after {DEADLINE:?}");
             thread::sleep(Duration::from_millis(2));
         };
-        let text = |pipe: Option<JoinHandle<Vec<u8>>>| pipe.map_or(Vec::new(), |p| p.join().expect("pipe"));
-        let stdout = text(self.stdout.take());
-        let stderr = String::from_utf8(text(self.stderr.take())).expect("UTF-8 on standard error");
+        let drained = |pipe: Option<JoinHandle<Vec<u8>>>| {
+            let Some(pipe) = pipe else { return Vec::new() };
+            while !pipe.is_finished() {
+                assert!(began.elapsed() < DEADLINE, "something holds its output open after {DEADLINE:?}");
+                thread::sleep(Duration::from_millis(2));
+            }
+            pipe.join().expect("pipe")
+        };
+        let stdout = drained(self.stdout.take());
+        let stderr = String::from_utf8(drained(self.stderr.take())).expect("UTF-8 on standard error");
         assert!(!stderr.contains("panicked"), "{stderr}");
         Ran { status, stdout, stderr }
     }

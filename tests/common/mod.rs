@@ -6,8 +6,10 @@
 pub mod chain;
 pub mod cli;
 pub mod damage;
+pub mod filesystems;
 pub mod fingerprint;
 pub mod loopdev;
+pub mod strace;
 pub mod unpack;
 
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::event::{Cancel, Run};
 use crate::replica::ReplicaDir;
 use crate::report::merge::{self as report, MergeReport};
 use crate::sink::Sink;
-use crate::sink::file::{FileOptions, OutputFile};
+use crate::sink::file::{self, FileOptions, OutputFile};
 use crate::workflow::merge::{MergeOptions, Output, Sparse, merge};
 
 /// Arguments of `merge`.
@@ -104,7 +104,7 @@ pub fn run(args: Args, ui: &Ui) -> Result<Outcome> {
     let manifest = args.manifest.as_deref().map(|path| Manifest::create(path, &args)).transpose()?;
     let options = args.options();
     let merged = if to_stdout {
-        exit_when_stuck(&cancel);
+        exit_when_stuck(&cancel, manifest.as_ref());
         let mut out = stdout()?;
         merge(&replica, &options, Output::Stream(&mut out), &run)?
     } else if is_device(&args.output) {
@@ -189,15 +189,20 @@ fn stdout() -> Result<File> {
 /// How long a stream may take to notice a signal before the process ends all the same.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 
-/// A stream whose reader has stalled cannot notice a signal. It has put nothing up that must be taken down, so the
-/// process may end in the middle.
-fn exit_when_stuck(cancel: &Cancel) {
+/// A stream whose reader has stalled cannot notice a signal. It has put nothing up that must be taken down, the
+/// manifest's temporary file aside, so the process may end in the middle.
+fn exit_when_stuck(cancel: &Cancel, manifest: Option<&Manifest>) {
     let cancel = cancel.clone();
+    let unfinished = manifest.map(|manifest| manifest.0.partial_path().to_path_buf());
     thread::spawn(move || {
         while !cancel.is_cancelled() {
             thread::sleep(STUCK_AFTER / 10);
         }
         thread::sleep(STUCK_AFTER);
+        if let Some(path) = unfinished {
+            // The next run replaces what is left.
+            let _ = fs::remove_file(path);
+        }
         std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));
     });
 }
@@ -208,7 +213,8 @@ struct Manifest(OutputFile);
 
 impl Manifest {
     fn create(path: &Path, args: &Args) -> Result<Self> {
-        if path.parent().and_then(|p| fs::canonicalize(p).ok()) == fs::canonicalize(&args.replica_dir).ok() {
+        let replica = fs::metadata(&args.replica_dir).map(|m| (m.dev(), m.ino())).ok();
+        if file::lies_within(path, |m| Some((m.dev(), m.ino())) == replica) {
             return Err(Error::refused("the manifest is inside the replica directory")
                 .with_path(path)
                 .with_hint("a source is never written: name a file elsewhere"));
