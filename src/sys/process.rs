@@ -147,8 +147,8 @@ mod tests {
             let found = holders_of(&files).found;
             child.kill().unwrap();
             child.wait().unwrap();
-            assert_eq!(found.len(), 1, "{found:?}");
-            assert_eq!(found[0].pid, Some(child.id()));
+            // Under an emulator the child may not be past its exec yet, and have the file open twice.
+            assert!(!found.is_empty() && found.iter().all(|h| h.pid == Some(child.id())), "{found:?}");
             found[0].writes
         };
         assert!(!held_with(File::open(&path).unwrap()));

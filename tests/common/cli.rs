@@ -15,6 +15,11 @@ use serde_json::Value;
 /// How long any run may take; far more than one needs, and far less than a hang.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_lhrecover");
+
+/// Names the emulator, with its arguments, that runs a program built for another machine (`scripts/test-aarch64`).
+const EMULATOR: &str = "LHRECOVER_TEST_EMULATOR";
+
 /// A run in the making.
 pub struct Lhrecover(Command);
 
@@ -31,15 +36,10 @@ impl Lhrecover {
 
     /// The program as the last argument of another one, such as `strace`, followed by its own.
     pub fn under<S: AsRef<OsStr>>(wrapper: &[&str], args: &[S]) -> Self {
-        let program = env!("CARGO_BIN_EXE_lhrecover");
-        let mut command = match wrapper {
-            [] => Command::new(program),
-            [first, rest @ ..] => {
-                let mut command = Command::new(first);
-                command.args(rest).arg(program);
-                command
-            }
-        };
+        let emulator = std::env::var(EMULATOR).unwrap_or_default();
+        let mut words = wrapper.iter().copied().chain(emulator.split_whitespace()).chain([PROGRAM]);
+        let mut command = Command::new(words.next().unwrap_or(PROGRAM));
+        command.args(words);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Lhrecover(command)
     }

@@ -1,0 +1,232 @@
+//! The documents say what the program does: every JSON key, every finding code, every command.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers of tests fail the test.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+use common::cli::{Lhrecover, lhrecover};
+use common::{Fixture, fixture, text};
+use lhrecover::cli::Cli;
+use lhrecover::model::finding::{Code, Finding};
+use lhrecover::model::units::ByteRange;
+use lhrecover::report::finding::FindingReport;
+use serde_json::Value;
+
+/// Objects whose keys are data.
+const MAPS: [&str; 1] = ["layers[].labels"];
+
+fn doc(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)
+}
+
+/// The keys documented in the section `## <name>` of JSON.md: what stands in backticks in a table's first column.
+fn documented(section: &str) -> BTreeSet<String> {
+    let page = fs::read_to_string(doc("JSON.md")).unwrap();
+    let (_, from) = page.split_once(&format!("\n## {section}\n")).expect(section);
+    let body = from.split_once("\n## ").map_or(from, |(body, _)| body);
+    body.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned())).collect()
+}
+
+/// What a value has: paths of its keys, and of those that had nothing below them to look at.
+#[derive(Default)]
+struct Keys {
+    all: BTreeSet<String>,
+    hollow: BTreeSet<String>,
+}
+
+impl Keys {
+    fn add(&mut self, value: &Value, path: &str) {
+        match value {
+            Value::Object(_) if MAPS.contains(&path) => {}
+            Value::Object(members) => {
+                for (key, member) in members {
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    self.all.insert(path.clone());
+                    self.add(member, &path);
+                }
+            }
+            Value::Array(items) if !items.is_empty() => {
+                for item in items {
+                    self.add(item, &format!("{path}[]"));
+                }
+            }
+            Value::Array(_) | Value::Null => {
+                self.hollow.insert(path.to_owned());
+            }
+            _ => {}
+        }
+    }
+
+    fn of(values: &[Value]) -> Keys {
+        let mut keys = Keys::default();
+        for value in values {
+            keys.add(value, "");
+        }
+        keys
+    }
+}
+
+/// Fails unless `values` have just the keys that `section` documents. Findings have a section of their own.
+fn compare(section: &str, values: &[Value]) {
+    let seen = Keys::of(values);
+    let documented = documented(section);
+    let seen_here: BTreeSet<_> =
+        seen.all.iter().filter(|key| !key.starts_with("findings[]")).cloned().collect();
+    let missing: Vec<_> = seen_here.difference(&documented).collect();
+    assert!(missing.is_empty(), "docs/JSON.md, {section}: not documented: {missing:?}");
+    let below_hollow = |key: &str| {
+        seen.hollow
+            .iter()
+            .any(|at| key.strip_prefix(at.as_str()).is_some_and(|rest| rest.starts_with(['.', '['])))
+    };
+    let gone: Vec<_> = documented.difference(&seen_here).filter(|key| !below_hollow(key)).collect();
+    assert!(gone.is_empty(), "docs/JSON.md, {section}: documented, and never there: {gone:?}");
+}
+
+fn findings_in(value: &Value) -> Vec<Value> {
+    value["findings"].as_array().cloned().unwrap_or_default()
+}
+
+/// A merge of the case's first replica, as `--json` and as `--manifest` tell it.
+fn merge(fixture: &Fixture, more: &[&str]) -> [Value; 2] {
+    let (replica, _) = fixture.replica();
+    let image = fixture.dir.path().join("image");
+    let manifest = fixture.dir.path().join("manifest");
+    let mut args =
+        vec!["merge", text(&replica), text(&image), "--json", "--manifest", text(&manifest), "--force"];
+    args.extend(more);
+    let printed = serde_json::from_slice(&lhrecover(&args).stdout).expect("JSON on standard output");
+    let kept =
+        serde_json::from_slice(&fs::read(&manifest).expect("a manifest")).expect("JSON in the manifest");
+    [printed, kept]
+}
+
+#[test]
+fn merge_prints_what_json_md_says() {
+    let plain = fixture("02-head-one-snapshot");
+    let removed = fixture("09a-marked-removed");
+    let snapshots = removed.replica().1["snapshots"].clone();
+    let gone =
+        snapshots.as_array().unwrap().iter().find(|s| s["removed"] == true).expect("a removed snapshot");
+    let values = [
+        merge(&plain, &["--verify", "--digest", "sha256"]),
+        merge(&plain, &[]),
+        merge(&removed, &["--at", gone["name"].as_str().unwrap()]),
+    ];
+    for [printed, kept] in &values {
+        assert_eq!(printed, kept, "the manifest is what --json prints");
+    }
+    let printed: Vec<_> = values.into_iter().map(|[printed, _]| printed).collect();
+    compare("merge", &printed);
+    assert!(!findings_in(&printed[2]).is_empty());
+}
+
+#[test]
+fn inspect_prints_what_json_md_says() {
+    let inspected =
+        ["08-revert-branches", "12b-qcow2-compressed-backing", "15c-volume-meta-truncated", "16-ext4-sqlite"]
+            .map(|id| {
+                let fixture = fixture(id);
+                let (replica, _) = fixture.replica();
+                serde_json::from_slice(&lhrecover(&["inspect", text(&replica), "--json"]).stdout)
+                    .expect("JSON")
+            });
+    compare("inspect", &inspected);
+}
+
+#[test]
+fn findings_are_what_json_md_says() {
+    let made = Finding::new(Code::UnwrittenHidesData, "what", "meaning")
+        .on("volume-snap-a.img")
+        .at(vec![ByteRange::new(0, 4096)]);
+    let mut values = vec![serde_json::to_value(FindingReport::from(&made)).unwrap()];
+    let fixture = fixture("15c-volume-meta-truncated");
+    let (replica, _) = fixture.replica();
+    let inspected = lhrecover(&["inspect", text(&replica), "--json"]).exits(1);
+    values.extend(findings_in(&serde_json::from_slice(&inspected.stdout).unwrap()));
+    assert!(values.len() > 1);
+    compare("findings", &values);
+}
+
+#[test]
+fn errors_are_what_json_md_says() {
+    let fixture = fixture("15c-volume-meta-truncated");
+    let (replica, _) = fixture.replica();
+    let image = fixture.dir.path().join("image");
+    let refused = lhrecover(&["merge", text(&replica), text(&image), "--json"]);
+    let value: Value = serde_json::from_slice(&refused.stdout).expect("JSON on standard output");
+    assert_eq!(value["error"]["exit_code"].as_i64(), refused.status.code().map(i64::from));
+    compare("error", &[value]);
+}
+
+#[test]
+fn progress_lines_are_what_json_md_says() {
+    let fixture = fixture("02-head-one-snapshot");
+    let (replica, _) = fixture.replica();
+    let image = fixture.dir.path().join("image");
+    let ran = Lhrecover::new(&["merge", text(&replica), text(&image), "--progress", "json"]).run().exits(0);
+    let lines: Vec<Value> = ran.stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert!(!lines.is_empty(), "{}", ran.stderr);
+    compare("progress", &lines);
+}
+
+/// FINDINGS.md as it must be: the table of codes, in the order of the source.
+fn findings_page() -> String {
+    let mut page = String::from(
+        "# Findings\n\n\
+         What `inspect` and the other commands can find in a replica directory. A code is stable and has one severity: \
+         `info` is\ngood to know, `warning` means that the data or a part of it is in doubt, `error` that it cannot be had \
+         this way or is wrong.\nAnything above `info` makes the exit code 1. What a finding means for the data at hand, and \
+         what to do about it, the finding itself says.\n\n\
+         Made from the table in the source: `UPDATE_DOCS=1 cargo test --test docs`.\n\n\
+         | code | severity | what it stands for |\n|---|---|---|\n",
+    );
+    for code in Code::ALL {
+        let summary = code.summary().replace('|', "\\|");
+        let _ = writeln!(page, "| `{code}` | {} | {summary} |", code.severity());
+    }
+    page
+}
+
+#[test]
+fn findings_md_has_every_code() {
+    let path = doc("FINDINGS.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, findings_page()).unwrap();
+    }
+    let there = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        there == findings_page(),
+        "docs/FINDINGS.md is out of date; make it anew: UPDATE_DOCS=1 cargo test --test docs"
+    );
+}
+
+#[test]
+fn manual_and_completions_mention_every_command() {
+    let dir = common::scratch();
+    let printed = String::from_utf8(lhrecover(&["man"]).exits(0).stdout).unwrap();
+    lhrecover(&["man", "--dir", text(dir.path())]).exits(0);
+    let completions = ["bash", "zsh", "fish"]
+        .map(|shell| String::from_utf8(lhrecover(&["completions", shell]).exits(0).stdout).unwrap());
+    let commands: Vec<_> = Cli::command().get_subcommands().cloned().collect();
+    assert!(commands.len() > 1);
+    for command in commands.iter().filter(|command| !command.is_hide_set()) {
+        let name = command.get_name();
+        assert!(printed.contains(&format!("lhrecover\\-{name}(1)")), "the manual does not mention {name}");
+        assert!(completions.iter().all(|script| script.contains(name)), "no completion of {name}");
+        let page = fs::read_to_string(dir.path().join(format!("lhrecover-{name}.1"))).expect(name);
+        for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+            assert!(
+                page.contains(&option.replace('-', "\\-")),
+                "the page of {name} does not mention --{option}"
+            );
+            assert!(completions[0].contains(&format!("--{option}")), "no completion of --{option} of {name}");
+        }
+    }
+}
