@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use serde_json::json;
 
 use crate::cli::args::{Progress, UiArgs};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +15,7 @@ use crate::event::{Event, Observer};
 use crate::model::finding::Severity;
 use crate::report::finding::{self, FindingReport, printable};
 use crate::report::human;
+use crate::report::json;
 
 /// How often a plain or JSON line of progress is printed.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -58,9 +58,7 @@ impl Ui {
     /// When standard output cannot be written. A reader that went away is none.
     pub fn result(&self, value: &impl Serialize, text: &str) -> Result<()> {
         if self.json {
-            let json = serde_json::to_string_pretty(value)
-                .map_err(|e| Error::output("cannot write the result as JSON").caused_by(e.into()))?;
-            self.print(&(json + "\n"))
+            self.print(&json::text(value)?)
         } else if self.quiet {
             Ok(())
         } else {
@@ -103,7 +101,7 @@ impl Ui {
         }
         to_stderr(&text);
         if self.json {
-            let value = json!({
+            let value = serde_json::json!({
                 "schema_version": 1,
                 "error": {
                     "kind": kind(error.kind()),
@@ -116,7 +114,7 @@ impl Ui {
                 }
             });
             // The error has been said already.
-            let _ = self.print(&format!("{value:#}\n"));
+            let _ = json::text(&value).and_then(|text| self.print(&text));
         }
     }
 
@@ -177,7 +175,7 @@ impl Ui {
         #[expect(clippy::cast_precision_loss, reason = "an estimate for people")]
         let eta = left.filter(|_| rate > 0.0).map(|left| left as f64 / rate);
         if self.style == Progress::Json {
-            let value = json!({
+            let value = serde_json::json!({
                 "event": "progress",
                 "phase": state.phase,
                 "done_bytes": state.done_bytes,

@@ -6,5 +6,6 @@
 pub mod finding;
 pub mod human;
 pub mod inspect;
+pub mod json;
 pub mod merge;
 mod tree;

@@ -106,7 +106,9 @@ impl Running {
     /// Waits for the end; fails the test when it does not come in time, or the program panicked.
     pub fn finish(mut self) -> Ran {
         let began = Instant::now();
+        let mut peak_rss_kib = 0;
         let status = loop {
+            peak_rss_kib = peak_rss_kib.max(rss_kib(self.child.id()).unwrap_or_default());
             if let Some(status) = self.child.try_wait().expect("wait") {
                 break status;
             }
@@ -124,7 +126,7 @@ impl Running {
         let stdout = drained(self.stdout.take());
         let stderr = String::from_utf8(drained(self.stderr.take())).expect("UTF-8 on standard error");
         assert!(!stderr.contains("panicked"), "{stderr}");
-        Ran { status, stdout, stderr }
+        Ran { status, stdout, stderr, peak_rss_kib }
     }
 }
 
@@ -140,6 +142,17 @@ pub struct Ran {
     pub status: ExitStatus,
     pub stdout: Vec<u8>,
     pub stderr: String,
+    /// The most memory it was seen to have resident. What it had for less than a few milliseconds does not show.
+    pub peak_rss_kib: u64,
+}
+
+/// The most that a process of ours has had resident so far. Its `ru_maxrss` would not do: that begins with what the
+/// process that started it has.
+fn rss_kib(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key));
+    value("Name:").filter(|name| name.trim() == "lhrecover")?;
+    value("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 impl Ran {

@@ -1,7 +1,7 @@
 //! `lhrecover merge`: a replica directory in, an image out.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use crate::engine::digest::Algorithm;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cancel, Run};
 use crate::replica::ReplicaDir;
+use crate::report::json;
 use crate::report::merge::{self as report, MergeReport};
 use crate::sink::Sink;
 use crate::sink::file::{self, FileOptions, OutputFile};
@@ -224,10 +225,7 @@ impl Manifest {
     }
 
     fn finish(self, report: &MergeReport, run: &Run<'_>) -> Result<()> {
-        let mut json = serde_json::to_vec_pretty(report)
-            .map_err(|e| Error::output("cannot write the manifest").caused_by(e.into()))?;
-        json.write_all(b"\n").map_err(|e| Error::output("cannot write the manifest").caused_by(e))?;
-        self.0.write_at(&json, 0)?;
+        self.0.write_at(json::text(report)?.as_bytes(), 0)?;
         self.0.finish(run).map(|_| ())
     }
 }
