@@ -218,6 +218,12 @@ pub fn read_ahead(file: &File, range: ByteRange) {
     advise(file, range, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
 }
 
+/// Tells the kernel not to read around what is asked for: around an extent there are holes, which it would fill
+/// memory with. A hint.
+pub fn read_exactly(file: &File) {
+    advise(file, ByteRange::new(0, 0), PosixFadviseAdvice::POSIX_FADV_RANDOM);
+}
+
 /// Drops the clean pages of `range` of `file` from the page cache. A hint.
 pub fn drop_cached(file: &File, range: ByteRange) {
     advise(file, range, PosixFadviseAdvice::POSIX_FADV_DONTNEED);

@@ -47,6 +47,7 @@ impl LayerFile {
                     .with_hint("copy the replica's disk as a whole, block by block, and work on that copy")
             })?;
         }
+        sparse::read_exactly(&file);
         Ok(LayerFile { name, file, size_bytes, method })
     }
 
