@@ -87,7 +87,7 @@ fn the_same_replica_gives_the_same_bytes() {
                 assert_bytes(&out, &chain.reads_as(place, true), kind.name);
             }
             merge(&dir, &out, &["--at", &image(BRANCH)]);
-            assert_bytes(&out, &chain.branch_reads().unwrap(), kind.name);
+            assert_bytes(&out, &chain.branch_reads(true).unwrap(), kind.name);
         }
         before.assert_unchanged(&mounted.root.join("replicas"), kind.name);
     });

@@ -84,6 +84,9 @@ fn whatever_is_done() {
     for (args, code) in runs {
         check(&[&dir, &images], &[&["merge", source][..], args].concat(), *code);
     }
+    for args in [&["inspect", source][..], &["inspect", source, "--json"]] {
+        check(&[&dir, &images], args, 0);
+    }
 }
 
 #[test]
@@ -140,6 +143,8 @@ fn when_the_source_is_unusable() {
         let out = disk.path().join("out.img");
         lhrecover(&["merge", text(&dir), text(&out)]);
         before.assert_unchanged(&dir, "a merge of a broken replica");
+        lhrecover(&["inspect", text(&dir)]);
+        before.assert_unchanged(&dir, "a look at a broken replica");
     }
 }
 
@@ -151,6 +156,7 @@ fn real_replicas() {
         for (dir, _) in fixture.replicas() {
             let args = ["merge", text(&dir), "-", "--allow-rebuilding", "--accept-copy-damage"];
             lhrecover(&args);
+            lhrecover(&["inspect", text(&dir)]);
         }
         before.assert_unchanged(fixture.dir.path(), id);
     }
@@ -196,6 +202,7 @@ fn access_times_where_every_read_would_show() {
     let out = tmp.path().join("out.img");
     check(&[&dir, &images], &["merge", text(&dir), text(&out), "--verify"], 0);
     check(&[&dir, &images], &["merge", text(&dir), "-", "--at", "s000"], 0);
+    check(&[&dir, &images], &["inspect", text(&dir)], 0);
     let before = accessed();
     fs::read(dir.join(HEAD)).unwrap();
     assert_ne!(accessed(), before, "this mount was to show every read");

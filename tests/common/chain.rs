@@ -182,10 +182,10 @@ impl Chain {
     }
 
     /// What the volume reads as of the snapshot off the live chain.
-    pub fn branch_reads(&self) -> Option<Vec<u8>> {
+    pub fn branch_reads(&self, unwritten_hides: bool) -> Option<Vec<u8>> {
         let (parent, branch) = self.branch.as_ref()?;
         let below = self.layers[..=*parent].iter().enumerate();
-        Some(self.oracle(below.chain([(BRANCH_PLACE, branch)]), true))
+        Some(self.oracle(below.chain([(BRANCH_PLACE, branch)]), unwritten_hides))
     }
 
     fn oracle<'a>(

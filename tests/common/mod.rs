@@ -8,6 +8,7 @@ pub mod cli;
 pub mod damage;
 pub mod filesystems;
 pub mod fingerprint;
+pub mod golden;
 pub mod loopdev;
 pub mod strace;
 pub mod unpack;
@@ -23,6 +24,12 @@ pub fn scratch() -> TempDir {
         .prefix("lhrecover-")
         .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
         .expect("scratch directory")
+}
+
+/// Whether FIEMAP works there, without which unwritten extents cannot be told from holes.
+pub fn scratch_has_fiemap() -> bool {
+    let file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).expect("scratch file");
+    lhrecover::sys::sparse::Fiemap::probe(&file).expect("FIEMAP").is_some()
 }
 
 /// One unpacked fixture case; removed on drop.
