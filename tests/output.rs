@@ -233,10 +233,12 @@ fn the_manifest_says_what_was_done() {
         ("output", json!(text(&rig.out))),
         ("volume_bytes", json!(4 * MIB)),
         ("data_bytes", json!(data_bytes)),
-        ("findings", json!([])),
     ] {
         assert_eq!(report[key], value, "{key}");
     }
+    let findings = report["findings"].as_array().unwrap();
+    // Whether all processes, or unwritten extents, can be seen depends on where this runs.
+    assert!(findings.iter().all(|finding| finding["severity"] == "info"), "{report}");
     let layers = report["chain"].as_array().unwrap();
     let column = |key: &str| layers.iter().map(|layer| layer[key].clone()).collect::<Vec<_>>();
     assert_eq!(column("file"), [image("s000"), image("s001"), HEAD.to_owned()]);
