@@ -221,7 +221,7 @@ fn a_target_that_fails_is_an_output_error() {
         (writes("error=EDQUOT:when=2+"), "ran full while it was written"),
         (writes("error=EIO:when=3+"), "the target disk may be failing"),
         (writes("retval=0:when=3+"), "cannot write the output"),
-        ("ftruncate:error=EFBIG:when=2+".to_owned(), "File too large"),
+        ("ftruncate:error=EFBIG:when=2+".to_owned(), "the file system refuses a file of 16777216 bytes"),
         ("fsync,fdatasync:error=EIO".to_owned(), "cannot bring the output to the medium"),
         ("rename,renameat,renameat2:error=EACCES".to_owned(), "cannot give the output its name"),
     ] {

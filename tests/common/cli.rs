@@ -20,6 +20,13 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_lhrecover");
 /// Names the emulator, with its arguments, that runs a program built for another machine (`scripts/test-aarch64`).
 const EMULATOR: &str = "LHRECOVER_TEST_EMULATOR";
 
+/// What the kernel calls a process that runs the program: the beginning of the file name.
+fn running_name() -> String {
+    let emulator = std::env::var(EMULATOR).unwrap_or_default();
+    let file = Path::new(emulator.split_whitespace().next().unwrap_or(PROGRAM)).file_name();
+    file.and_then(OsStr::to_str).expect("a file name").chars().take(15).collect()
+}
+
 /// A run in the making.
 pub struct Lhrecover(Command);
 
@@ -85,7 +92,10 @@ impl Running {
     /// Sends a signal, once it is our program that gets it and no longer what was to start it.
     pub fn signal(&mut self, signal: Signal) {
         let comm = format!("/proc/{}/comm", self.child.id());
-        self.wait_until("the program began", || fs::read(&comm).is_ok_and(|name| name == b"lhrecover\n"));
+        let name = running_name();
+        self.wait_until("the program began", || {
+            fs::read_to_string(&comm).is_ok_and(|comm| comm.trim_end() == name)
+        });
         kill(Pid::from_raw(self.child.id().try_into().expect("pid")), signal).expect("kill");
     }
 
