@@ -29,7 +29,7 @@ fn merge(replica: &Replica, workers: usize) -> PathBuf {
     let options = FileOptions { force: true, sync: false, fill: false };
     let sink = OutputFile::create(&output, volume_bytes, options).expect("the output can be created");
     sink.make_room(0).expect("the file system takes a file of this size");
-    let options = CopyOptions { unwritten: Unwritten::Zero, workers, clone: false, sums: false };
+    let options = CopyOptions { unwritten: Unwritten::Zero, workers, clone: &[], sums: false };
     copy(&replica.source.layers, volume_bytes, &sink, options, &run).expect("the copy succeeds");
     sink.finish(&run).expect("the output gets its name")
 }

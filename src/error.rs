@@ -132,6 +132,12 @@ impl Error {
         self
     }
 
+    /// Adds to what to do next.
+    pub fn and(mut self, more: &str) -> Self {
+        self.0.hint = Some(self.0.hint.map_or_else(|| more.to_owned(), |hint| format!("{hint}; {more}")));
+        self
+    }
+
     /// Attaches what the operating system said.
     pub fn caused_by(mut self, cause: io::Error) -> Self {
         self.0.cause = Some(cause);

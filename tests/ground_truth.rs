@@ -42,6 +42,7 @@ fn options(source: SourceOptions) -> MergeOptions {
         sync: false,
         verify: false,
         digest: None,
+        also_written: Vec::new(),
     }
 }
 

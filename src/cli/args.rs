@@ -83,7 +83,7 @@ impl VolumeArgs {
 pub struct SourceArgs {
     /// Read the volume as of this snapshot, on the live chain or a branch: its name, its file name, or a unique
     /// beginning of it
-    #[arg(long, value_name = "SNAPSHOT")]
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "head")]
     pub at: Option<String>,
     /// What is known of the volume.
     #[command(flatten)]

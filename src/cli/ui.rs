@@ -24,7 +24,8 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub struct Ui {
     /// Whether the result is JSON.
     pub json: bool,
-    quiet: bool,
+    /// Whether only errors and warnings are wanted.
+    pub quiet: bool,
     style: Progress,
     state: Mutex<State>,
 }

@@ -3,10 +3,7 @@
 //! Neighbouring pieces are gathered into one write whatever layer they come from. Where source and output share
 //! a file system with reflinks, large pieces are shared instead of copied.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use nix::errno::Errno;
 
 use crate::engine::buffer::Buffer;
 use crate::engine::pieces::{Batch, Batches, Cut, Piece, PieceKind};
@@ -22,13 +19,13 @@ use crate::sys::sparse;
 
 /// How a copy is done.
 #[derive(Clone, Copy, Debug)]
-pub struct CopyOptions {
+pub struct CopyOptions<'a> {
     /// What unwritten extents mean.
     pub unwritten: Unwritten,
     /// How many threads work.
     pub workers: usize,
-    /// Whether blocks may be shared with the source instead of copied.
-    pub clone: bool,
+    /// For each layer, lowest first, whether blocks may be shared with it instead of copied; none when empty.
+    pub clone: &'a [bool],
     /// Whether sums are taken of what was copied, for [`verify`](crate::engine::verify::verify).
     pub sums: bool,
 }
@@ -64,11 +61,11 @@ pub fn copy(
     layers: &Layers,
     volume_bytes: u64,
     sink: &dyn Sink,
-    options: CopyOptions,
+    options: CopyOptions<'_>,
     run: &Run<'_>,
 ) -> Result<Receipt> {
     let volume = ByteRange::new(0, volume_bytes);
-    let clone = options.clone && sink.plain_file().is_some();
+    let clone = options.clone.contains(&true) && sink.plain_file().is_some();
     let cut = Cut {
         batch_bytes: if clone { CLONE_BATCH_BYTES } else { BUFFER_BYTES as u64 },
         zero_bytes: (sink.needs_zeros() || options.sums).then_some(ZERO_PIECE_BYTES),
@@ -78,7 +75,8 @@ pub fn copy(
         layers,
         sink,
         run,
-        clone: AtomicBool::new(clone),
+        clone: options.clone,
+        cloning: AtomicBool::new(clone),
         copied_bytes: AtomicU64::new(0),
         cloned_bytes: AtomicU64::new(0),
         sums: options.sums.then(Sums::default),
@@ -97,8 +95,10 @@ struct Mover<'a> {
     layers: &'a Layers,
     sink: &'a dyn Sink,
     run: &'a Run<'a>,
-    /// Whether sharing blocks is still worth a try.
-    clone: AtomicBool,
+    /// For each layer, whether blocks may be shared with it.
+    clone: &'a [bool],
+    /// Until sharing fails once: what is wrong then, reading will tell.
+    cloning: AtomicBool,
     copied_bytes: AtomicU64,
     cloned_bytes: AtomicU64,
     sums: Option<Sums>,
@@ -121,7 +121,7 @@ impl Mover<'_> {
             }
         }
         gather.flush()?;
-        if let Some(sums) = &self.sums {
+        if let Some(sums) = self.sums.as_ref().filter(|_| batch.data_bytes > 0) {
             sums.add(batch.index, gather.sum);
         }
         self.run.event(Event::Advanced { bytes: batch.data_bytes });
@@ -130,8 +130,10 @@ impl Mover<'_> {
 
     /// Shares what can be shared of a piece; returns what is left to copy.
     fn try_clone(&self, piece: &Piece, layer: LayerIndex) -> ByteRange {
-        let layer = &self.layers[usize::from(layer)];
-        if !self.clone.load(Ordering::Relaxed) || piece.range.len_bytes() < CLONE_MIN_BYTES {
+        let index = usize::from(layer);
+        let may_clone = self.cloning.load(Ordering::Relaxed) && self.clone.get(index) == Some(&true);
+        let layer = &self.layers[index];
+        if !may_clone || piece.range.len_bytes() < CLONE_MIN_BYTES {
             return piece.range;
         }
         let (Some(from), Some(to)) = (layer.plain_file(), self.sink.plain_file()) else {
@@ -148,24 +150,12 @@ impl Mover<'_> {
                 self.cloned_bytes.fetch_add(range.len_bytes(), Ordering::Relaxed);
                 ByteRange::new(range.end_bytes, piece.range.end_bytes)
             }
-            Err(e) => {
-                if cannot_clone(&e) {
-                    self.clone.store(false, Ordering::Relaxed);
-                }
-                // Whatever is wrong with this range, reading it will tell.
+            Err(_) => {
+                self.cloning.store(false, Ordering::Relaxed);
                 piece.range
             }
         }
     }
-}
-
-/// Whether trying to clone again would fail again.
-fn cannot_clone(e: &io::Error) -> bool {
-    let errno = e.raw_os_error().map(Errno::from_raw);
-    matches!(
-        errno,
-        Some(Errno::EXDEV | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOTTY | Errno::EPERM | Errno::ENOSYS)
-    )
 }
 
 /// Gathers neighbouring pieces into one write.

@@ -5,21 +5,21 @@ use crate::model::finding::{Code, Finding};
 use crate::model::overlay::Unwritten;
 use crate::model::units::sector_ceil;
 
-/// Whether this is what a copy leaves that turns holes into data: two or more layers, and every one of them, the
-/// empty ones aside, fully allocated. The upper ones then hide everything below.
+/// Whether this is what a copy leaves that turns holes into data: every layer, the empty ones aside, is fully
+/// allocated and hides another one, or a backing image, below it.
 ///
-/// `layers` and the survey's are lowest first; a backing image below is none of the chain's.
+/// `layers` and the survey's are lowest first; a backing image below is none of the chain's, and need not be full.
 pub fn every_layer_is_full(layers: &Layers, survey: &Survey, has_backing: bool, volume_bytes: u64) -> bool {
     let chain = layers.iter().zip(&survey.layers).skip(usize::from(has_backing));
     let mut full = chain
         .filter(|(layer, _)| layer.size_bytes() > 0)
         .map(|(layer, found)| found.tally.data_bytes >= sector_ceil(layer.size_bytes().min(volume_bytes)));
-    let (mut count, mut all) = (0, true);
+    let (mut count, mut all) = (0_usize, true);
     full.by_ref().for_each(|is_full| {
         count += 1;
         all &= is_full;
     });
-    all && count >= 2
+    all && count + usize::from(has_backing) >= 2
 }
 
 /// The findings of a survey.

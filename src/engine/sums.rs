@@ -4,6 +4,7 @@
 //! of batches keeps one number that the sums of its batches are mixed into, each with its place, so that the
 //! order of arrival does not matter. 16 TiB of data make two MiB of sums.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 /// How many batches share one number.
@@ -22,27 +23,26 @@ impl BatchSum {
 
 /// The sums of a whole copy.
 #[derive(Debug, Default)]
-pub struct Sums(Mutex<Vec<u64>>);
+pub struct Sums(Mutex<BTreeMap<u64, u64>>);
 
 impl Sums {
     /// Takes the sum of the batch at place `index` in.
     pub fn add(&self, index: u64, sum: BatchSum) {
-        let Ok(group) = usize::try_from(index / GROUP_BATCHES) else { return };
         let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if groups.len() <= group {
-            groups.resize(group + 1, 0);
-        }
+        let group = groups.entry(index / GROUP_BATCHES).or_default();
         // Addition forgets the order of arrival; mixing the place in keeps two batches from changing places.
-        groups[group] = groups[group].wrapping_add(mix(index ^ (u64::from(sum.0.finalize()) << 32)));
+        *group = group.wrapping_add(mix(index ^ (u64::from(sum.0.finalize()) << 32)));
     }
 
     /// The places of the batches whose group differs from `other`'s, as half-open ranges.
     pub fn differences(&self, other: &Sums) -> Vec<(u64, u64)> {
         let ours = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let theirs = other.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        (0..ours.len().max(theirs.len()))
-            .filter(|&i| ours.get(i) != theirs.get(i))
-            .map(|i| (i as u64 * GROUP_BATCHES, (i as u64 + 1) * GROUP_BATCHES))
+        let groups: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+        groups
+            .into_iter()
+            .filter(|group| ours.get(group) != theirs.get(group))
+            .map(|group| (group * GROUP_BATCHES, (group + 1) * GROUP_BATCHES))
             .collect()
     }
 }

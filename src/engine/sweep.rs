@@ -51,8 +51,6 @@ pub struct Survey {
     pub segments: u64,
     /// Bytes of the volume that some layer serves with data: what a copy has to move.
     pub data_bytes: u64,
-    /// The part of it in segments large enough to be shared rather than copied, where that is possible.
-    pub clonable_bytes: u64,
     /// Unwritten extents that hide nothing.
     pub unwritten_harmless: Ranges,
     /// Unwritten extents with written data of a lower layer below them: the two readings differ here.
@@ -66,6 +64,8 @@ pub struct LayerSurvey {
     pub tally: Tally,
     /// Bytes of the merged view that this layer serves with data.
     pub served_bytes: u64,
+    /// The part of it in segments large enough to be shared rather than copied, where that is possible.
+    pub clonable_bytes: u64,
 }
 
 /// Ranges of the volume: all of them counted, the first ones kept.
@@ -119,7 +119,7 @@ fn sweep_once(layers: &Layers, volume_bytes: u64, unwritten: Unwritten, run: &Ru
                 survey.segments += 1;
                 survey.data_bytes += segment.range.len_bytes();
                 if segment.range.len_bytes() >= CLONE_MIN_BYTES {
-                    survey.clonable_bytes += segment.range.len_bytes();
+                    survey.layers[usize::from(layer)].clonable_bytes += segment.range.len_bytes();
                 }
                 survey.layers[usize::from(layer)].served_bytes += segment.range.len_bytes();
             }

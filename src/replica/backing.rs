@@ -24,11 +24,20 @@ const BACKING_IMAGES: &str = "backing-images";
 pub fn open_by_hand(path: &Path) -> Result<(PathBuf, File)> {
     let opened = match std::fs::metadata(path) {
         Ok(m) if m.is_dir() => Dir::open(path).and_then(|dir| only_file(&dir)),
-        Ok(m) if m.is_file() => File::open(path).map(|file| (path.to_path_buf(), file)),
+        Ok(m) if m.is_file() => open_plain(path).map(|file| (path.to_path_buf(), file)),
         Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
         Err(e) => Err(e),
     };
     opened.map_err(|e| Error::source("cannot open the backing image").with_path(path).caused_by(e))
+}
+
+/// Opens a file as layers are opened, so that its access time stays as well.
+fn open_plain(path: &Path) -> io::Result<File> {
+    let real = path.canonicalize()?;
+    match (real.parent(), real.file_name().and_then(|name| name.to_str())) {
+        (Some(parent), Some(name)) => Dir::open(parent)?.open_file(name),
+        _ => File::open(real),
+    }
 }
 
 /// Finds and opens the backing image recorded in `volume.meta` of the replica directory `replica`.

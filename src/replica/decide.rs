@@ -36,7 +36,7 @@ impl ReplicaDir {
                     Code::ChosenByHand,
                     format!("volume.meta {trouble}: head and size are as given by hand"),
                     "whether the replica was being rebuilt, and whether the volume stands on a backing image, is \
-                     not known; if either is so, the result is wrong",
+                     not known beyond what can still be read of it; if either is so, the result is wrong",
                 )
                 .on(volume_meta::FILE_NAME)
                 .advise("compare with another replica; if the volume had a backing image, name it with --backing-file"),

@@ -120,6 +120,11 @@ pub struct Inventory {
 }
 
 impl Inventory {
+    /// What `volume.meta` says, or the part that a cut-off one still says.
+    pub fn told(&self) -> Option<&VolumeMeta> {
+        self.volume_meta.good().or(self.salvaged.as_ref())
+    }
+
     /// Reads what is in `dir`.
     ///
     /// # Errors

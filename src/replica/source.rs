@@ -6,6 +6,8 @@
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
 use crate::error::{Error, Result};
 use crate::format::layer_meta::LayerMeta;
 use crate::format::names::DiskKind;
@@ -159,7 +161,7 @@ impl ReplicaDir {
             head_by_volume_meta: decision.head_by_volume_meta,
             backing_seen,
         };
-        source.guard(options, self.inventory().volume_meta.good().is_some_and(|meta| meta.rebuilding))?;
+        source.guard(options, self.inventory().told().is_some_and(|meta| meta.rebuilding))?;
         source.say_what_is_doubtful();
         Ok(source)
     }
@@ -184,7 +186,7 @@ impl ReplicaDir {
     /// # Errors
     /// When there should be one and it cannot be opened.
     pub fn find_backing(&self, options: &SourceOptions) -> Result<Option<(PathBuf, File)>> {
-        let recorded = self.inventory().volume_meta.good().map_or("", |meta| meta.backing_file_path.as_str());
+        let recorded = self.inventory().told().map_or("", |meta| meta.backing_file_path.as_str());
         match &options.backing_file {
             Some(path) => backing::open_by_hand(path).map(Some),
             None if recorded.is_empty() => Ok(None),
@@ -242,10 +244,19 @@ impl ReplicaDir {
 /// short in between, everything is in the parent. And a Removed layer that nothing stands on loses its image
 /// before its metadata.
 pub(crate) fn is_dispensable(inventory: &Inventory, disk: &Disk) -> bool {
-    let parent = disk.meta.good().and_then(|meta| inventory.disks.get(&meta.parent));
-    let folded = parent.is_some_and(|p| p.is_removed() && p.image.is_some());
     let purged = disk.is_removed() && inventory.children(&disk.name).next().is_none();
-    disk.kind == DiskKind::Snapshot && (folded || purged)
+    disk.kind == DiskKind::Snapshot && (folded_into(inventory, disk).is_some() || purged)
+}
+
+/// The Removed parent that a purge has folded a layer into whose image is missing, if that is what happened: a parent
+/// with several children is never folded, and one that has not changed since the layer was taken has not been.
+pub(crate) fn folded_into<'a>(inventory: &'a Inventory, disk: &Disk) -> Option<&'a Disk> {
+    let meta = disk.meta.good()?;
+    let parent = inventory.disks.get(&meta.parent).filter(|p| p.is_removed())?;
+    let modified = parent.image?.modified.0;
+    let taken = meta.created.parse::<Timestamp>().ok();
+    let only_child = inventory.children(&parent.name).nth(1).is_none();
+    (only_child && taken.is_none_or(|taken| modified >= taken.as_second())).then_some(parent)
 }
 
 fn unrecorded_backing(path: &Path) -> Finding {

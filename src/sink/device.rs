@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::unistd::{SysconfVar, sysconf};
 
 use super::contents::{Contents, first_nonzero};
 use super::guard::GuardedDevice;
@@ -21,8 +22,6 @@ use crate::sink::Sink;
 const ZERO_PIECE_BYTES: usize = 1 << 20;
 /// The device zeroes this much at a time; on a slow disk that may take a second.
 const ZERO_OUT_PIECE_BYTES: u64 = 64 << 20;
-/// The device is asked to zero whole pages only: a part of a page may be on its way there from another thread.
-const ZERO_OUT_ALIGN_BYTES: u64 = 4096;
 
 /// A guarded device that an image is written to, in any order, from several threads.
 #[derive(Debug)]
@@ -94,7 +93,8 @@ impl DeviceSink {
         if !self.target.kind().may_zero_out() {
             return none;
         }
-        let align = self.target.device().logical_block_bytes().max(ZERO_OUT_ALIGN_BYTES);
+        // Whole pages only: a part of a page may be on its way there from another thread.
+        let align = self.target.device().logical_block_bytes().max(page_bytes());
         let Some(start) = range.start_bytes.checked_next_multiple_of(align) else { return none };
         let end = range.end_bytes / align * align;
         if start < end { ByteRange::new(start, end) } else { none }
@@ -143,6 +143,12 @@ impl DeviceSink {
             .caused_by(cause)
             .with_hint("what it holds now is not complete; see dmesg for what the disk said")
     }
+}
+
+/// The size of a page of memory: 4 KiB on most machines, 16 KiB on a Raspberry Pi 5.
+fn page_bytes() -> u64 {
+    let told = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    told.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(64 << 10)
 }
 
 impl Sink for DeviceSink {

@@ -140,13 +140,19 @@ impl OutputFile {
     }
 
     /// Whether blocks of `from` can be shared with this file: tried out, as no file system says so beforehand.
-    pub fn can_share_with(&self, from: &File) -> bool {
+    ///
+    /// # Errors
+    /// `Output` when what was shared for the trial cannot be let go of.
+    pub fn can_share_with(&self, from: &File) -> Result<bool> {
         const PROBE_BYTES: u64 = 64 << 10;
         let probe = ByteRange::new(0, PROBE_BYTES);
         let large_enough = from.metadata().is_ok_and(|m| m.len() >= PROBE_BYTES);
-        large_enough
-            && sparse::clone_range(from, &self.file, probe).is_ok()
-            && sparse::punch_hole(&self.file, probe).is_ok()
+        if !large_enough || sparse::clone_range(from, &self.file, probe).is_err() {
+            return Ok(false);
+        }
+        sparse::punch_hole(&self.file, probe)
+            .map_err(|e| self.unprepared(e).with_hint("go without sharing blocks: --clone never"))?;
+        Ok(true)
     }
 
     /// Syncs the file if that is wanted, gives it its name, and syncs the directory.

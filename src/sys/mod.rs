@@ -1,6 +1,6 @@
 //! The kernel edge: the only home of `unsafe` and of ioctl.
 //!
-//! [`sparse`] tells what is a hole, and copies or shares ranges in the kernel; [`dir`] opens files in a directory
+//! [`sparse`] tells what is a hole, and shares ranges in the kernel; [`dir`] opens files in a directory
 //! that is not trusted; [`process`] knows who else has them open; [`device`] has the facts about block devices.
 
 #![allow(unsafe_code)]

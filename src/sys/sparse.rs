@@ -1,4 +1,4 @@
-//! Sparse files: where they have extents, and how the kernel copies or shares ranges of them.
+//! Sparse files: where they have extents, and how the kernel shares ranges of them.
 //!
 //! FIEMAP (with FIEMAP_FLAG_SYNC, as the engine asks it: longhorn-engine `vendor/.../sparse-tools/sparse/
 //! fiemap.go`) tells written from unwritten extents. SEEK_DATA works on more file systems and counts unwritten
@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, copy_file_range, fallocate, posix_fadvise};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::libc;
 use nix::unistd::{Whence, lseek};
 
@@ -184,21 +184,6 @@ pub fn clone_range(from: &File, to: &File, range: ByteRange) -> io::Result<()> {
     // for the duration of the call because the files are borrowed.
     unsafe { ioctl::ficlonerange(to.as_raw_fd(), &request)? };
     Ok(())
-}
-
-/// Copies up to `range` of `from` to `to` at the same offset in the kernel; returns how many bytes, never 0.
-///
-/// # Errors
-/// What the kernel says; an early end of `from` is [`io::ErrorKind::UnexpectedEof`].
-pub fn copy_range(from: &File, to: &File, range: ByteRange) -> io::Result<u64> {
-    let overflow = |_| io::Error::from(Errno::EOVERFLOW);
-    let mut off_in = i64::try_from(range.start_bytes).map_err(overflow)?;
-    let mut off_out = off_in;
-    let len = usize::try_from(range.len_bytes()).unwrap_or(usize::MAX).min(isize::MAX as usize);
-    match copy_file_range(from, Some(&mut off_in), to, Some(&mut off_out), len)? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        copied => Ok(copied as u64),
-    }
 }
 
 /// Makes a hole of `range` of `file`, which keeps its length.

@@ -3,6 +3,7 @@
 //! The order is the promise. Everything that can be refused is refused before anything is written; an output has its
 //! name only after it was copied, synced, verified if asked, and the source was found to be what it was.
 
+use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -61,6 +62,8 @@ pub struct MergeOptions {
     pub verify: bool,
     /// Take a digest of the whole image.
     pub digest: Option<Algorithm>,
+    /// Other files that the caller is about to write: refused where they are the source's.
+    pub also_written: Vec<PathBuf>,
 }
 
 /// Which zeros of an output file become holes.
@@ -115,11 +118,20 @@ pub fn merge(
 ) -> Result<Merged> {
     let started = Instant::now();
     let source = replica.open_source(&options.source)?;
+    let head_may_change = source.live.is_live() && matches!(source.view, View::Head(_));
+    if options.verify && head_may_change {
+        return Err(Error::usage(
+            "what is read of a head that is in use cannot be verified: it changes meanwhile",
+        )
+        .with_path(replica.path())
+        .with_hint("leave --verify out, or read a snapshot with --at"));
+    }
     run.event(Event::Phase { name: "surveying", total_bytes: None });
     let survey = sweep::survey(&source.layers, source.volume_bytes, options.unwritten, run)?;
     run.event(Event::PhaseDone);
     let merge = Merge { source: &source, survey: &survey, options, run };
     let mut findings = merge.judge()?;
+    options.also_written.iter().try_for_each(|path| merge.refuse_source(path))?;
     let done = match output {
         Output::File(path) => merge.to_file(&path)?,
         Output::Device(path, leave) => merge.to_device(&path, leave)?,
@@ -186,12 +198,13 @@ impl Merge<'_> {
         };
         self.refuse_source(path)?;
         let output = OutputFile::create(path, self.source.volume_bytes, options)?;
-        let clone = self.may_clone() && self.can_clone(&output);
-        let shared_bytes = if clone { self.survey.clonable_bytes } else { 0 };
+        let clone = self.clonable_layers(&output)?;
+        let shared = self.survey.layers.iter().zip(&clone).filter(|&(_, &clone)| clone);
+        let shared_bytes = shared.map(|(layer, _)| layer.clonable_bytes).sum();
         output.make_room(self.survey.data_bytes.saturating_sub(shared_bytes))?;
         let receipt = match self.options.sparse {
-            Sparse::Always => self.copy(&SkipZeros(&output), clone)?,
-            Sparse::Auto | Sparse::Never => self.copy(&output, clone)?,
+            Sparse::Always => self.copy(&SkipZeros(&output), &clone)?,
+            Sparse::Auto | Sparse::Never => self.copy(&output, &clone)?,
         };
         output.sync(self.run)?;
         let mut done = Done {
@@ -213,7 +226,11 @@ impl Merge<'_> {
         if self.survey.data_bytes < self.source.volume_bytes {
             sink.look_if_fresh(self.run)?;
         }
-        let receipt = self.copy(&sink, false)?;
+        // That may have taken hours.
+        sink.target().recheck()?;
+        let receipt = self.copy(&sink, &[]).map_err(|e| {
+            e.and("the device holds an incomplete image now: run the merge again, with --overwrite")
+        })?;
         self.run.event(Event::Phase { name: "syncing", total_bytes: None });
         if self.options.sync {
             sink.finish()?;
@@ -246,7 +263,7 @@ impl Merge<'_> {
         })
     }
 
-    fn copy(&self, sink: &dyn Sink, clone: bool) -> Result<Receipt> {
+    fn copy(&self, sink: &dyn Sink, clone: &[bool]) -> Result<Receipt> {
         let Source { layers, volume_bytes, .. } = self.source;
         let options = CopyOptions {
             unwritten: self.options.unwritten,
@@ -301,9 +318,22 @@ impl Merge<'_> {
         self.options.clone && self.options.sparse == Sparse::Auto && !self.source.live.is_live()
     }
 
-    fn can_clone(&self, output: &OutputFile) -> bool {
-        let mut files = self.source.layers.iter().filter_map(|layer| layer.plain_file());
-        files.any(|file| output.can_share_with(file))
+    /// For each layer, whether blocks can be shared with it; one file of each file system is tried.
+    fn clonable_layers(&self, output: &OutputFile) -> Result<Vec<bool>> {
+        let mut tried = HashMap::new();
+        let mut clonable = Vec::with_capacity(self.source.layers.len());
+        for layer in &self.source.layers {
+            let file = layer.plain_file().filter(|_| self.may_clone());
+            let device = file.and_then(|file| file.metadata().ok()).map(|m| m.dev());
+            clonable.push(match (file, device) {
+                (Some(file), Some(device)) => match tried.get(&device) {
+                    Some(&can) => can,
+                    None => *tried.entry(device).or_insert(output.can_share_with(file)?),
+                },
+                _ => false,
+            });
+        }
+        Ok(clonable)
     }
 
     /// Everything the source is made of, so that the output is not one of it.

@@ -32,5 +32,8 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
     let diagnosis = diagnose(&replica, &args.volume.options(), args.volume.unwritten(), &run)?;
     let report = report::build(&replica, &diagnosis);
     ui.result(&report, &report::text(&report))?;
+    if ui.quiet && !ui.json {
+        ui.findings(&report.findings);
+    }
     Ok(Outcome::of(diagnosis.worst()))
 }

@@ -150,6 +150,7 @@ impl Args {
                 DigestArg::Blake3 => Some(Algorithm::Blake3),
                 DigestArg::Sha256 => Some(Algorithm::Sha256),
             },
+            also_written: self.manifest.iter().cloned().collect(),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::model::finding::{Code, Finding};
 use crate::replica::decide::short;
 use crate::replica::doctor::{names_of, on_all};
 use crate::replica::inventory::{Disk, Doc, Inventory};
+use crate::replica::source::folded_into;
 
 const RIGHT: &str = "all of its data is in the other one, and the content is right";
 
@@ -28,8 +29,7 @@ fn purge(inventory: &Inventory, disk: &Disk) -> Option<Finding> {
     let name = short(&disk.name);
     match (&disk.image, &disk.meta) {
         (None, Doc::Good(meta)) => {
-            let parent = inventory.disks.get(&meta.parent);
-            if let Some(parent) = parent.filter(|p| p.is_removed() && p.image.is_some()) {
+            if let Some(parent) = folded_into(inventory, disk) {
                 let into = short(&parent.name);
                 return cut(
                     format!(
