@@ -328,10 +328,10 @@ fn an_error_is_an_object_too() {
     }
 }
 
-/// A small file system in memory, for root.
+/// A small file system in memory, for root; the fields are dropped in this order.
 struct Tmpfs {
-    _tmp: tempfile::TempDir,
     mounted: loopdev::Mounted,
+    _tmp: tempfile::TempDir,
 }
 
 fn tmpfs(size: &str) -> Tmpfs {
@@ -340,7 +340,7 @@ fn tmpfs(size: &str) -> Tmpfs {
     fs::create_dir(&point).unwrap();
     let size = format!("size={size}");
     run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", text(&point)]);
-    Tmpfs { _tmp: tmp, mounted: loopdev::Mounted { point } }
+    Tmpfs { mounted: loopdev::Mounted { point }, _tmp: tmp }
 }
 
 #[test]

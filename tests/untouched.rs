@@ -215,4 +215,6 @@ fn a_directory_that_cannot_be_written_to() {
     let out = disk.path().join("out.img");
     check(&[&dir], &["merge", text(&dir), text(&out)], 0);
     Lhrecover::new(&["merge", ".", "-"]).in_dir(&dir).run().exits(0);
+    // So that whoever is not root can clean up.
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
 }

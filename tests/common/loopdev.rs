@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 /// Whether loop devices can be had here. If not, says on stderr that the test was skipped, and why.
 pub fn available(test: &str) -> bool {
@@ -81,7 +83,15 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.point).status();
+        // Somebody who looks at every mount, or a process that is just being started, holds it for a moment.
+        let umount = |options: &[&str]| Command::new("umount").args(options).arg(&self.point).output();
+        for _ in 0..40 {
+            if umount(&[]).is_ok_and(|output| output.status.success()) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        let _ = umount(&["--lazy"]);
     }
 }
 
