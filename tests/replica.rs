@@ -171,3 +171,23 @@ fn something_that_is_no_replica_is_said_to_be_none() {
     let e = ReplicaDir::open(&scratch.path().join("nothing")).err().unwrap();
     assert!(e.hint().unwrap().contains("/var/lib/longhorn/replicas"), "{:?}", e.hint());
 }
+
+#[test]
+fn what_a_cut_off_volume_meta_still_says_counts() {
+    let fixture = common::fixture("03-explicit-zeros");
+    let (dir, truth) = fixture.replica();
+    let head = truth["head"].as_str().unwrap();
+    let size = truth["size"].as_u64().unwrap();
+    let by_hand =
+        SourceOptions { head: Some(head.to_owned()), size_bytes: Some(size), ..SourceOptions::default() };
+    let open = |said: &str, options: &SourceOptions| {
+        std::fs::write(dir.join("volume.meta"), format!(r#"{{"Size":{size},{said},"Dir"#)).unwrap();
+        ReplicaDir::open(&dir).unwrap().open_source(options).map(|_| ()).map_err(|e| e.kind())
+    };
+    assert_eq!(open(r#""Rebuilding":false"#, &by_hand), Ok(()));
+    assert_eq!(open(r#""Rebuilding":true"#, &by_hand), Err(ErrorKind::Refused));
+    let allowed = SourceOptions { allow_rebuilding: true, ..by_hand.clone() };
+    assert_eq!(open(r#""Rebuilding":true"#, &allowed), Ok(()));
+    let backing = r#""BackingFilePath":"/host/var/lib/longhorn/backing-images/none-12345678/backing""#;
+    assert_eq!(open(backing, &by_hand), Err(ErrorKind::Source));
+}

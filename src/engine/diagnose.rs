@@ -99,7 +99,10 @@ fn no_backing(error: &Error) -> Finding {
 
 impl Diagnosis {
     fn look_inside(&mut self, source: Source, unwritten: Unwritten, run: &Run<'_>) -> Result<()> {
-        let opening = source.findings.iter().filter(|finding| finding.code == Code::BackingUnrecorded);
+        let opening = source
+            .findings
+            .iter()
+            .filter(|finding| matches!(finding.code, Code::BackingUnrecorded | Code::BackingLarger));
         self.findings.extend(opening.cloned());
         match sweep::survey(&source.layers, source.volume_bytes, unwritten, run) {
             Ok(survey) => {

@@ -163,6 +163,8 @@ codes! {
         "The volume stands on a backing image that cannot be opened.";
     BackingUnrecorded = "backing-unrecorded", Warning,
         "A backing image was given by hand for a volume that names none.";
+    BackingLarger = "backing-larger", Warning,
+        "The backing image is longer than the volume, which the engine does not take.";
     ChosenByHand = "chosen-by-hand", Warning,
         "Head or size were given by hand against, or for want of, volume.meta.";
     RemovedView = "removed-view", Warning,

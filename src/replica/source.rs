@@ -138,7 +138,10 @@ impl ReplicaDir {
             let stat = FileStat::of(&file).map_err(|e| cannot_look(&path, e))?;
             let again = file.try_clone().map_err(|e| cannot_look(&path, e))?;
             infos.push(LayerInfo::backing(&path, stat));
-            layers.push(open_backing(path.display().to_string(), file)?);
+            let image = open_backing(path.display().to_string(), file)?;
+            let excess_bytes = image.size_bytes().saturating_sub(decision.volume_bytes);
+            decision.findings.extend((excess_bytes > 0).then(|| larger_backing(&path, excess_bytes)));
+            layers.push(image);
             backing_seen = Some((again, stat));
         }
         for name in chain.layers.iter().rev() {
@@ -266,6 +269,16 @@ fn unrecorded_backing(path: &Path) -> Finding {
         "if the volume has none, whatever was never written shows the image instead of zeros",
     )
     .on(path.display().to_string())
+}
+
+fn larger_backing(path: &Path, excess_bytes: u64) -> Finding {
+    Finding::new(
+        Code::BackingLarger,
+        format!("the backing image is {excess_bytes} bytes longer than the volume"),
+        "the engine takes none that is, so this is another image, or the volume's size is wrong",
+    )
+    .on(path.display().to_string())
+    .advise("compare its checksum with the one in the BackingImage resource, or with the other nodes' copies")
 }
 
 fn cannot_look(path: &Path, e: std::io::Error) -> Error {

@@ -178,6 +178,26 @@ pub const ALL: &[Damage] = &[
     }),
     damage("head data missing", "head-data-missing", Opens::No, |v| v.remove(v.head())),
     damage("layer data missing", "layer-data-missing", Opens::No, |v| v.remove(v.middle())),
+    damage("layer data missing above a removed parent of two", "layer-data-missing", Opens::No, |v| {
+        // A purge folds nothing into a parent with two children, so the data is not in it.
+        v.edit_layer(v.lowest(), json!({"Removed": true}));
+        v.add_branch("b", &json!({"Parent": v.lowest()}).to_string());
+        v.remove(v.middle())
+    }),
+    damage(
+        "layer data missing above a removed parent that nothing was folded into",
+        "layer-data-missing",
+        Opens::No,
+        |v| {
+            v.edit_layer(v.lowest(), json!({"Removed": true}));
+            v.edit_layer(v.middle(), json!({"Created": "2099-01-01T00:00:00Z"}));
+            v.remove(v.middle())
+        },
+    ),
+    damage("volume.meta cut off, and it was being rebuilt", "volume-meta-truncated", Opens::No, |v| {
+        let size = fs::metadata(v.path(v.head())).expect("head").len();
+        v.write("volume.meta", format!(r#"{{"Size":{size},"Rebuilding":true,"Head":"{}","Dir"#, v.head()))
+    }),
     damage("branch data missing", "branch-data-missing", Opens::Yes, |v| {
         v.add_branch("b", &json!({"Name": "volume-head-001.img", "Parent": v.lowest()}).to_string());
         v.remove("volume-snap-b.img")
@@ -254,6 +274,14 @@ pub const ALL: &[Damage] = &[
         v.edit_volume(
             json!({"BackingFilePath": "/host/var/lib/longhorn/backing-images/none-12345678/backing"}),
         )
+    }),
+    damage("backing image of another volume", "backing-larger", Opens::Yes, |v| {
+        let images = v.dir.join("../backing-images/other-12345678");
+        fs::create_dir_all(&images).expect("directory");
+        File::create(images.join("backing")).and_then(|f| f.set_len(1 << 30)).expect("backing image");
+        v.edit_volume(
+            json!({"BackingFilePath": "/host/var/lib/longhorn/backing-images/other-12345678/backing"}),
+        );
     }),
     damage("backing image elsewhere", "backing-missing", Opens::No, |v| {
         v.edit_volume(json!({"BackingFilePath": "/x/backing-images/../../etc/passwd"}))
