@@ -13,6 +13,7 @@ use clap::CommandFactory;
 use common::cli::{Lhrecover, lhrecover};
 use common::{Fixture, fixture, text};
 use lhrecover::cli::Cli;
+use lhrecover::error::ErrorKind;
 use lhrecover::model::finding::{Code, Finding};
 use lhrecover::model::units::ByteRange;
 use lhrecover::report::finding::FindingReport;
@@ -163,6 +164,23 @@ fn errors_are_what_json_md_says() {
     let value: Value = serde_json::from_slice(&refused.stdout).expect("JSON on standard output");
     assert_eq!(value["error"]["exit_code"].as_i64(), refused.status.code().map(i64::from));
     compare("error", &[value]);
+}
+
+#[test]
+fn every_kind_of_error_has_its_exit_code_in_json_md() {
+    let page = fs::read_to_string(doc("JSON.md")).unwrap();
+    for (kind, name) in [
+        (ErrorKind::Unverified, "unverified"),
+        (ErrorKind::Usage, "usage"),
+        (ErrorKind::Source, "source"),
+        (ErrorKind::Output, "output"),
+        (ErrorKind::Refused, "refused"),
+        (ErrorKind::External, "external"),
+        (ErrorKind::Interrupted, "interrupted"),
+    ] {
+        let row = format!("\n| {} | `{name}` |", kind.exit_code());
+        assert!(page.contains(&row), "docs/JSON.md: no exit code of {name}");
+    }
 }
 
 #[test]
