@@ -10,12 +10,13 @@ use crate::engine::pieces::{Batch, Batches, Cut, Piece, PieceKind};
 use crate::engine::pipeline::{self, BUFFER_BYTES};
 use crate::engine::sums::{BatchSum, Sums};
 use crate::engine::sweep::{self, Layers};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{Event, Run};
 use crate::model::overlay::{LayerIndex, Unwritten};
 use crate::model::units::{ByteRange, sector_floor};
 use crate::sink::Sink;
 use crate::sys::sparse;
+use crate::view::LayerImage;
 
 /// How a copy is done.
 #[derive(Clone, Copy, Debug)]
@@ -33,9 +34,6 @@ pub struct CopyOptions<'a> {
 /// Pieces below this are copied even where they could be shared: a clone is a metadata transaction, and a small
 /// copy is quicker.
 pub const CLONE_MIN_BYTES: u64 = 64 << 10;
-
-/// The most a batch covers when blocks are shared: nothing is read, so it need not fit a buffer.
-const CLONE_BATCH_BYTES: u64 = 64 << 20;
 
 /// The most zeros in a piece; between two pieces the run may be cancelled.
 const ZERO_PIECE_BYTES: u64 = 64 << 20;
@@ -67,7 +65,7 @@ pub fn copy(
     let volume = ByteRange::new(0, volume_bytes);
     let clone = options.clone.contains(&true) && sink.plain_file().is_some();
     let cut = Cut {
-        batch_bytes: if clone { CLONE_BATCH_BYTES } else { BUFFER_BYTES as u64 },
+        batch_bytes: BUFFER_BYTES as u64,
         zero_bytes: (sink.needs_zeros() || options.sums).then_some(ZERO_PIECE_BYTES),
     };
     let batches = Batches::new(sweep::overlay(layers, volume, options.unwritten)?, volume, cut);
@@ -81,7 +79,10 @@ pub fn copy(
         cloned_bytes: AtomicU64::new(0),
         sums: options.sums.then(Sums::default),
     };
-    pipeline::for_each_batch(batches, options.workers, run, |batch, buffer| mover.batch(batch, buffer))?;
+    let read = |batch: &Batch, buffer: &mut Buffer| mover.read(batch, buffer);
+    pipeline::read_then_write(batches, options.workers, run, read, |filled, buffer| {
+        mover.write(&filled, buffer)
+    })?;
     Ok(Receipt {
         copied_bytes: mover.copied_bytes.into_inner(),
         cloned_bytes: mover.cloned_bytes.into_inner(),
@@ -104,27 +105,61 @@ struct Mover<'a> {
     sums: Option<Sums>,
 }
 
+/// What is to be written of a batch.
+struct Filled {
+    writes: Vec<Write>,
+    data_bytes: u64,
+}
+
+/// One thing to be written.
+enum Write {
+    /// Bytes of the buffer, from its start to its end, at this offset of the volume.
+    Data { offset_bytes: u64, start: usize, end: usize },
+    /// Zeros.
+    Zeros(ByteRange),
+}
+
 impl Mover<'_> {
-    fn batch(&self, batch: &Batch, buffer: &mut Buffer) -> Result<()> {
-        let mut gather = Gather { mover: self, buffer, start_bytes: 0, filled: 0, sum: BatchSum::default() };
+    /// Reads a batch; what can be shared instead is shared at once.
+    fn read(&self, batch: &Batch, buffer: &mut Buffer) -> Result<Filled> {
+        let mut gather = Gather {
+            buffer,
+            filled: 0,
+            writes: Vec::new(),
+            sum: self.sums.as_ref().map(|_| BatchSum::default()),
+        };
         for piece in &batch.pieces {
             match piece.kind {
-                PieceKind::Zero => {
-                    gather.flush()?;
-                    self.sink.zero_range(piece.range, self.run)?;
-                }
+                PieceKind::Zero => gather.writes.push(Write::Zeros(piece.range)),
                 PieceKind::Data(layer) => {
+                    let image = &*self.layers[usize::from(layer)];
                     let rest = self.try_clone(piece, layer);
-                    gather.note(layer, ByteRange::new(piece.range.start_bytes, rest.start_bytes))?;
-                    gather.take(layer, rest)?;
+                    let shared = ByteRange::new(piece.range.start_bytes, rest.start_bytes);
+                    if gather.sum.is_some() {
+                        // Its sum is wanted, so it has to be read for that.
+                        gather.read(image, shared)?;
+                    }
+                    gather.take(image, rest)?;
                 }
             }
         }
-        gather.flush()?;
-        if let Some(sums) = self.sums.as_ref().filter(|_| batch.data_bytes > 0) {
-            sums.add(batch.index, gather.sum);
+        if let (Some(sums), Some(sum), true) = (&self.sums, gather.sum, batch.data_bytes > 0) {
+            sums.add(batch.index, sum);
         }
-        self.run.event(Event::Advanced { bytes: batch.data_bytes });
+        Ok(Filled { writes: gather.writes, data_bytes: batch.data_bytes })
+    }
+
+    fn write(&self, filled: &Filled, buffer: &[u8]) -> Result<()> {
+        for write in &filled.writes {
+            match *write {
+                Write::Zeros(range) => self.sink.zero_range(range, self.run)?,
+                Write::Data { offset_bytes, start, end } => {
+                    self.sink.write_at(&buffer[start..end], offset_bytes)?;
+                    self.copied_bytes.fetch_add((end - start) as u64, Ordering::Relaxed);
+                }
+            }
+        }
+        self.run.event(Event::Advanced { bytes: filled.data_bytes });
         Ok(())
     }
 
@@ -158,60 +193,46 @@ impl Mover<'_> {
     }
 }
 
-/// Gathers neighbouring pieces into one write.
-struct Gather<'a, 'b> {
-    mover: &'a Mover<'a>,
+/// Reads pieces into one buffer, and gathers neighbours into one write.
+struct Gather<'b> {
     buffer: &'b mut Buffer,
-    start_bytes: u64,
     filled: usize,
-    /// Of everything the batch has read, in ascending order.
-    sum: BatchSum,
+    writes: Vec<Write>,
+    /// Of everything that was read, in ascending order, if it is wanted.
+    sum: Option<BatchSum>,
 }
 
-impl Gather<'_, '_> {
-    fn take(&mut self, layer: LayerIndex, mut range: ByteRange) -> Result<()> {
-        let image = &self.mover.layers[usize::from(layer)];
-        while !range.is_empty() {
-            if self.filled == self.buffer.len() || self.start_bytes + self.filled as u64 != range.start_bytes
+impl Gather<'_> {
+    /// Reads `range` into the buffer, to be written.
+    fn take(&mut self, image: &dyn LayerImage, range: ByteRange) -> Result<()> {
+        let from = self.filled;
+        self.read(image, range)?;
+        match self.writes.last_mut() {
+            Some(Write::Data { offset_bytes, start, end })
+                if *end == from && *offset_bytes + (from - *start) as u64 == range.start_bytes =>
             {
-                self.flush()?;
-                self.start_bytes = range.start_bytes;
+                *end = self.filled;
             }
-            let room = &mut self.buffer[self.filled..];
-            let want = usize::try_from(range.len_bytes()).map_or(room.len(), |len| len.min(room.len()));
-            image.read_exact_at(&mut room[..want], range.start_bytes)?;
-            if self.mover.sums.is_some() {
-                self.sum.update(&room[..want]);
+            _ if self.filled > from => {
+                let write = Write::Data { offset_bytes: range.start_bytes, start: from, end: self.filled };
+                self.writes.push(write);
             }
-            self.filled += want;
-            range.start_bytes += want as u64;
+            _ => {}
         }
         Ok(())
     }
 
-    /// Takes the sum of a range that was shared: it has to be read for that.
-    fn note(&mut self, layer: LayerIndex, range: ByteRange) -> Result<()> {
-        if self.mover.sums.is_none() || range.is_empty() {
-            return Ok(());
+    /// Reads `range` into the buffer. A batch is cut so that it fits.
+    fn read(&mut self, image: &dyn LayerImage, range: ByteRange) -> Result<()> {
+        let length = usize::try_from(range.len_bytes()).unwrap_or(usize::MAX);
+        let Some(room) = self.buffer[self.filled..].get_mut(..length) else {
+            return Err(Error::source("a batch does not fit its buffer").at_offset(range.start_bytes));
+        };
+        image.read_exact_at(room, range.start_bytes)?;
+        if let Some(sum) = &mut self.sum {
+            sum.update(room);
         }
-        self.flush()?;
-        let mut at = range.start_bytes;
-        while at < range.end_bytes {
-            let want =
-                usize::try_from(range.end_bytes - at).map_or(self.buffer.len(), |n| n.min(self.buffer.len()));
-            self.mover.layers[usize::from(layer)].read_exact_at(&mut self.buffer[..want], at)?;
-            self.sum.update(&self.buffer[..want]);
-            at += want as u64;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        if self.filled > 0 {
-            self.mover.sink.write_at(&self.buffer[..self.filled], self.start_bytes)?;
-            self.mover.copied_bytes.fetch_add(self.filled as u64, Ordering::Relaxed);
-            self.filled = 0;
-        }
+        self.filled += length;
         Ok(())
     }
 }

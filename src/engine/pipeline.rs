@@ -1,13 +1,14 @@
-//! The pipeline: one thread sweeps, several work.
+//! The pipeline: one thread sweeps, several read, and for a copy one writes.
 //!
-//! Work is bounded by I/O, so there are more workers than cores: while some wait for the disk, others copy. The
-//! first failure stops all of them.
+//! Work is bounded by I/O, so there are more readers than cores: while some wait for the disk, others copy. A file
+//! system lets one buffered write to a file in at a time, so there is one writer: it never waits for a turn, only
+//! for data, and readers keep that ahead of it. The first failure stops all of them.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Sender, bounded};
 
 use crate::engine::buffer::Buffer;
 use crate::engine::pieces::{Batch, Batches};
@@ -31,51 +32,124 @@ pub fn default_workers() -> usize {
 /// # Errors
 /// What the sweep or `work` failed with; [`ErrorKind::Interrupted`](crate::error::ErrorKind) when cancelled.
 pub fn for_each_batch(
-    mut batches: Batches<'_>,
+    batches: Batches<'_>,
     workers: usize,
     run: &Run<'_>,
     work: impl Fn(&Batch, &mut Buffer) -> Result<()> + Sync,
 ) -> Result<()> {
-    let failed = AtomicBool::new(false);
-    let failure = Mutex::new(None::<Error>);
-    let fail = |e: Error| {
-        failed.store(true, Ordering::Relaxed);
-        let mut first = failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        first.get_or_insert(e);
-    };
+    let failure = Failure::default();
     thread::scope(|scope| {
         let (send, receive) = bounded::<Batch>(workers * QUEUE_PER_WORKER);
         for _ in 0..workers.max(1) {
-            let (receive, fail, work, failed) = (receive.clone(), &fail, &work, &failed);
+            let (receive, failure, work) = (receive.clone(), &failure, &work);
             scope.spawn(move || {
                 let mut buffer = Buffer::new(BUFFER_BYTES);
                 for batch in receive {
-                    if failed.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    if let Err(e) = run.check().and_then(|()| work(&batch, &mut buffer)) {
-                        fail(e);
+                    if !failure.none_from(run.check().and_then(|()| work(&batch, &mut buffer))) {
                         break;
                     }
                 }
             });
         }
         drop(receive);
-        while !failed.load(Ordering::Relaxed) {
-            match batches.next_batch() {
-                Ok(Some(batch)) => {
-                    if send.send(batch).is_err() {
+        sweep(batches, &send, &failure);
+    });
+    failure.into_result()
+}
+
+/// Lets `readers` threads fill a buffer for every batch, and gives what they return, with its buffer, to `write`, in
+/// any order, on one thread.
+///
+/// # Errors
+/// What the sweep, `read` or `write` failed with; [`ErrorKind::Interrupted`](crate::error::ErrorKind) when cancelled.
+pub fn read_then_write<T: Send>(
+    batches: Batches<'_>,
+    readers: usize,
+    run: &Run<'_>,
+    read: impl Fn(&Batch, &mut Buffer) -> Result<T> + Sync,
+    mut write: impl FnMut(T, &Buffer) -> Result<()> + Send,
+) -> Result<()> {
+    let failure = Failure::default();
+    let readers = readers.max(1);
+    thread::scope(|scope| {
+        let (send, receive) = bounded::<Batch>(readers * QUEUE_PER_WORKER);
+        // Every buffer there is fits in, so that giving one back never waits.
+        let (spare_send, spare) = bounded::<Buffer>(readers * BUFFERS_PER_READER);
+        let (filled_send, filled) = bounded::<(T, Buffer)>(readers * BUFFERS_PER_READER);
+        for _ in 0..readers * BUFFERS_PER_READER {
+            let _ = spare_send.send(Buffer::new(BUFFER_BYTES));
+        }
+        for _ in 0..readers {
+            let (receive, spare, filled_send) = (receive.clone(), spare.clone(), filled_send.clone());
+            let (failure, read) = (&failure, &read);
+            scope.spawn(move || {
+                for batch in receive {
+                    // The writer is gone: it has said why.
+                    let Ok(mut buffer) = spare.recv() else { break };
+                    let mut result = None;
+                    let done = run.check().and_then(|()| read(&batch, &mut buffer));
+                    if !failure.none_from(done.map(|value| result = Some(value))) {
+                        break;
+                    }
+                    if result.is_some_and(|value| filled_send.send((value, buffer)).is_err()) {
                         break;
                     }
                 }
-                Ok(None) => break,
-                Err(e) => {
-                    fail(e);
+            });
+        }
+        drop((receive, filled_send, spare));
+        let failure = &failure;
+        scope.spawn(move || {
+            for (value, buffer) in filled {
+                if !failure.none_from(run.check().and_then(|()| write(value, &buffer))) {
+                    break;
+                }
+                let _ = spare_send.send(buffer);
+            }
+        });
+        sweep(batches, &send, failure);
+    });
+    failure.into_result()
+}
+
+/// How many buffers there are per reader: one that it fills, and one that waits for the writer.
+const BUFFERS_PER_READER: usize = 2;
+
+/// Sends all batches, until there are no more or something failed.
+fn sweep(mut batches: Batches<'_>, send: &Sender<Batch>, failure: &Failure) {
+    while !failure.failed.load(Ordering::Relaxed) {
+        match batches.next_batch() {
+            Ok(Some(batch)) => {
+                if send.send(batch).is_err() {
                     break;
                 }
             }
+            Ok(None) => break,
+            Err(e) => {
+                failure.none_from(Err(e));
+            }
         }
-    });
-    let first = failure.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    first.map_or(Ok(()), Err)
+    }
+}
+
+/// The first error of several threads.
+#[derive(Default)]
+struct Failure {
+    failed: AtomicBool,
+    first: Mutex<Option<Error>>,
+}
+
+impl Failure {
+    /// Takes a result in; says whether all went well so far, here and elsewhere.
+    fn none_from(&self, result: Result<()>) -> bool {
+        if let Err(e) = result {
+            self.failed.store(true, Ordering::Relaxed);
+            self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+        }
+        !self.failed.load(Ordering::Relaxed)
+    }
+
+    fn into_result(self) -> Result<()> {
+        self.first.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
 }

@@ -9,7 +9,6 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, RenameFlags, renameat2};
@@ -56,9 +55,6 @@ pub struct OutputFile {
     options: FileOptions,
     /// Whether the file system has sparse files.
     keeps_holes: bool,
-    /// Held while writing. The kernel lets one write to a file at a time anyway, and spins while others wait; here
-    /// they sleep, and leave the core to those that read.
-    turn: Mutex<()>,
 }
 
 impl OutputFile {
@@ -74,16 +70,8 @@ impl OutputFile {
         name.push(".partial");
         let partial = path.with_file_name(name);
         let file = lock_new(&partial)?;
-        let mut output = OutputFile {
-            path,
-            partial,
-            file,
-            finished: false,
-            size_bytes,
-            options,
-            keeps_holes: true,
-            turn: Mutex::new(()),
-        };
+        let mut output =
+            OutputFile { path, partial, file, finished: false, size_bytes, options, keeps_holes: true };
         if size_bytes > 0 {
             output.keeps_holes = keeps_holes(&output.file).map_err(|e| output.unprepared(e))?;
         }
@@ -213,10 +201,7 @@ impl Drop for OutputFile {
 
 impl Sink for OutputFile {
     fn write_at(&self, buf: &[u8], offset_bytes: u64) -> Result<()> {
-        let turn = self.turn.lock();
-        let written = self.file.write_all_at(buf, offset_bytes);
-        drop(turn);
-        written.map_err(|e| {
+        self.file.write_all_at(buf, offset_bytes).map_err(|e| {
             let hint = match e.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     "the target ran full while it was written: free some room, or write to another disk"
