@@ -231,6 +231,7 @@ fn look(dir: &Path, at: Option<String>) -> Option<Vec<u8>> {
         sync: false,
         verify: false,
         digest: None,
+        also_written: Vec::new(),
     };
     let mut image = Vec::new();
     let merged = merge(&replica, &options, Output::Stream(&mut image), &run);
