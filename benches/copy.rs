@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use lhrecover::engine::copy::{CopyOptions, copy};
 use lhrecover::engine::pipeline::default_workers;
+use lhrecover::engine::plan::Plan;
 use lhrecover::event::{Cancel, Run, Silent};
 use lhrecover::model::overlay::Unwritten;
 use lhrecover::sink::file::{FileOptions, OutputFile};
@@ -29,8 +30,9 @@ fn merge(replica: &Replica, workers: usize) -> PathBuf {
     let options = FileOptions { force: true, sync: false, fill: false };
     let sink = OutputFile::create(&output, volume_bytes, options).expect("the output can be created");
     sink.make_room(0).expect("the file system takes a file of this size");
-    let options = CopyOptions { unwritten: Unwritten::Zero, workers, clone: &[], sums: false };
-    copy(&replica.source.layers, volume_bytes, &sink, options, &run).expect("the copy succeeds");
+    let options = CopyOptions { workers, clone: &[], sums: false };
+    let plan = Plan::new(&replica.source.layers, volume_bytes, Unwritten::Zero);
+    copy(&plan, &sink, options, &run).expect("the copy succeeds");
     sink.finish(&run).expect("the output gets its name")
 }
 

@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::engine::buffer::Buffer;
 use crate::engine::pieces::{Batch, Batches, Cut, Piece, PieceKind};
 use crate::engine::pipeline::{self, BUFFER_BYTES};
+use crate::engine::plan::Plan;
 use crate::engine::sums::{BatchSum, Sums};
-use crate::engine::sweep::{self, Layers};
+use crate::engine::sweep::Layers;
 use crate::error::{Error, Result};
 use crate::event::{Event, Run};
-use crate::model::overlay::{LayerIndex, Unwritten};
+use crate::model::overlay::LayerIndex;
 use crate::model::units::{ByteRange, sector_floor};
 use crate::sink::Sink;
 use crate::sys::sparse;
@@ -21,8 +22,6 @@ use crate::view::LayerImage;
 /// How a copy is done.
 #[derive(Clone, Copy, Debug)]
 pub struct CopyOptions<'a> {
-    /// What unwritten extents mean.
-    pub unwritten: Unwritten,
     /// How many threads work.
     pub workers: usize,
     /// For each layer, lowest first, whether blocks may be shared with it instead of copied; none when empty.
@@ -51,26 +50,19 @@ pub struct Receipt {
     pub sums: Option<Sums>,
 }
 
-/// Copies the volume that `layers`, lowest first, make up to `sink`.
+/// Copies the volume that `plan` tells of to `sink`.
 ///
 /// # Errors
 /// Of kind `Source` when a byte cannot be read, `Output` when one cannot be written, `Interrupted` when cancelled.
-pub fn copy(
-    layers: &Layers,
-    volume_bytes: u64,
-    sink: &dyn Sink,
-    options: CopyOptions<'_>,
-    run: &Run<'_>,
-) -> Result<Receipt> {
-    let volume = ByteRange::new(0, volume_bytes);
+pub fn copy(plan: &Plan<'_>, sink: &dyn Sink, options: CopyOptions<'_>, run: &Run<'_>) -> Result<Receipt> {
     let clone = options.clone.contains(&true) && sink.plain_file().is_some();
     let cut = Cut {
         batch_bytes: BUFFER_BYTES as u64,
         zero_bytes: (sink.needs_zeros() || options.sums).then_some(ZERO_PIECE_BYTES),
     };
-    let batches = Batches::new(sweep::overlay(layers, volume, options.unwritten)?, volume, cut);
+    let batches = Batches::new(plan, cut)?;
     let mover = Mover {
-        layers,
+        layers: plan.layers,
         sink,
         run,
         clone: options.clone,
@@ -80,9 +72,8 @@ pub fn copy(
         sums: options.sums.then(Sums::default),
     };
     let read = |batch: &Batch, buffer: &mut Buffer| mover.read(batch, buffer);
-    pipeline::read_then_write(batches, options.workers, run, read, |filled, buffer| {
-        mover.write(&filled, buffer)
-    })?;
+    let write = |filled: Filled, buffer: &Buffer| mover.write(filled, buffer);
+    pipeline::read_then_write(batches, options.workers, run, read, write, |written| sink.settle(written))?;
     Ok(Receipt {
         copied_bytes: mover.copied_bytes.into_inner(),
         cloned_bytes: mover.cloned_bytes.into_inner(),
@@ -107,6 +98,8 @@ struct Mover<'a> {
 
 /// What is to be written of a batch.
 struct Filled {
+    /// From the batch's start to its end.
+    range: ByteRange,
     writes: Vec<Write>,
     data_bytes: u64,
 }
@@ -146,10 +139,11 @@ impl Mover<'_> {
         if let (Some(sums), Some(sum), true) = (&self.sums, gather.sum, batch.data_bytes > 0) {
             sums.add(batch.index, sum);
         }
-        Ok(Filled { writes: gather.writes, data_bytes: batch.data_bytes })
+        Ok(Filled { range: batch.range(), writes: gather.writes, data_bytes: batch.data_bytes })
     }
 
-    fn write(&self, filled: &Filled, buffer: &[u8]) -> Result<()> {
+    /// Writes what was read of a batch; returns where it lies.
+    fn write(&self, filled: Filled, buffer: &[u8]) -> Result<ByteRange> {
         for write in &filled.writes {
             match *write {
                 Write::Zeros(range) => self.sink.zero_range(range, self.run)?,
@@ -160,7 +154,7 @@ impl Mover<'_> {
             }
         }
         self.run.event(Event::Advanced { bytes: filled.data_bytes });
-        Ok(())
+        Ok(filled.range)
     }
 
     /// Shares what can be shared of a piece; returns what is left to copy.

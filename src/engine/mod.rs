@@ -1,7 +1,7 @@
 //! The engines: they take things, do the work, and report events.
 //!
 //! ```text
-//!   layers ──sweep──> segments ──pieces──> batches ──pipeline──> workers ──copy────> sink, sums
+//!   layers ──sweep, plan──> segments ──pieces──> batches ──pipeline──> workers ──copy────> sink, sums
 //!                                                           └──> in order ──stream──> standard output
 //!   output ──────────────────────────────────────────────────────────────verify──> sums compared
 //!                                                                         digest
@@ -15,6 +15,7 @@ pub mod digest;
 pub mod judge;
 pub mod pieces;
 pub mod pipeline;
+pub mod plan;
 pub mod stream;
 pub mod sums;
 pub mod sweep;

@@ -1,6 +1,6 @@
 //! Segments cut into pieces that a worker can take: not larger than a buffer, gathered into batches.
 
-use crate::engine::sweep::LayerOverlay;
+use crate::engine::plan::{Plan, Segments};
 use crate::error::Result;
 use crate::model::overlay::{LayerIndex, Segment, Served};
 use crate::model::units::ByteRange;
@@ -34,6 +34,14 @@ pub struct Batch {
     pub data_bytes: u64,
 }
 
+impl Batch {
+    /// From the start of its first piece to the end of its last.
+    pub fn range(&self) -> ByteRange {
+        let start = self.pieces.first().map_or(0, |piece| piece.range.start_bytes);
+        ByteRange::new(start, self.pieces.last().map_or(start, |piece| piece.range.end_bytes))
+    }
+}
+
 /// How segments are cut.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
@@ -46,11 +54,11 @@ pub struct Cut {
 /// The most pieces in a batch: small ones are dear by number, not by size.
 const BATCH_PIECES: usize = 256;
 
-/// The batches of a sweep, in ascending order.
+/// The batches of a plan, in ascending order.
 pub struct Batches<'a> {
-    sweep: LayerOverlay<'a>,
+    segments: Segments<'a>,
     cut: Cut,
-    volume: ByteRange,
+    volume_bytes: u64,
     next_index: u64,
     /// Up to where the pieces are handed out.
     done_bytes: u64,
@@ -60,10 +68,14 @@ pub struct Batches<'a> {
 }
 
 impl<'a> Batches<'a> {
-    /// Cuts what `sweep` tells of the part `volume`, as `cut` says.
-    pub fn new(sweep: LayerOverlay<'a>, volume: ByteRange, cut: Cut) -> Self {
-        let done_bytes = volume.start_bytes;
-        Batches { sweep, cut, volume, next_index: 0, done_bytes, segment: None, swept: false }
+    /// Cuts the segments of `plan` as `cut` says.
+    ///
+    /// # Errors
+    /// When a layer's extents cannot be told.
+    pub fn new(plan: &Plan<'a>, cut: Cut) -> Result<Self> {
+        let segments = plan.segments()?;
+        let volume_bytes = plan.volume_bytes;
+        Ok(Batches { segments, cut, volume_bytes, next_index: 0, done_bytes: 0, segment: None, swept: false })
     }
 
     /// The next batch, or `None` after the last.
@@ -88,10 +100,10 @@ impl<'a> Batches<'a> {
     fn next_piece(&mut self, room_bytes: u64) -> Result<Option<Piece>> {
         loop {
             if self.segment.is_none() && !self.swept {
-                self.segment = self.sweep.next_segment()?;
+                self.segment = self.segments.next().transpose()?;
                 self.swept = self.segment.is_none();
             }
-            let gap_end = self.segment.map_or(self.volume.end_bytes, |s| s.range.start_bytes);
+            let gap_end = self.segment.map_or(self.volume_bytes, |s| s.range.start_bytes);
             if self.done_bytes < gap_end {
                 if let Some(piece) = self.zeros_up_to(gap_end) {
                     return Ok(Some(piece));

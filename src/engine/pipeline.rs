@@ -1,4 +1,4 @@
-//! The pipeline: one thread sweeps, several read, and for a copy one writes.
+//! The pipeline: one thread sweeps, several read, and for a copy one writes and one sends on to the medium.
 //!
 //! Work is bounded by I/O, so there are more readers than cores: while some wait for the disk, others copy. A file
 //! system lets one buffered write to a file in at a time, so there is one writer: it never waits for a turn, only
@@ -21,10 +21,10 @@ pub const BUFFER_BYTES: usize = 1 << 20;
 /// How many batches wait for a worker, per worker: enough that none idles while the sweep reads a map.
 const QUEUE_PER_WORKER: usize = 2;
 
-/// How many workers there are when nobody says: more than cores, since they mostly wait; not so many that their
-/// buffers matter on a small machine.
+/// How many workers there are when nobody says: more than cores, since on a cold disk they mostly wait; not so many
+/// that their buffers matter on a small machine.
 pub fn default_workers() -> usize {
-    thread::available_parallelism().map_or(4, |cores| (2 * cores.get()).clamp(4, 16))
+    thread::available_parallelism().map_or(8, |cores| (2 * cores.get()).clamp(8, 16))
 }
 
 /// Gives every batch to one of `workers` threads, and returns the first error that any of them met.
@@ -58,16 +58,18 @@ pub fn for_each_batch(
 }
 
 /// Lets `readers` threads fill a buffer for every batch, and gives what they return, with its buffer, to `write`, in
-/// any order, on one thread.
+/// any order, on one thread. What that returns goes to `settle`, on a thread of its own, which may wait for the
+/// medium while the writer goes on; when it is far behind, the writer waits for it too.
 ///
 /// # Errors
 /// What the sweep, `read` or `write` failed with; [`ErrorKind::Interrupted`](crate::error::ErrorKind) when cancelled.
-pub fn read_then_write<T: Send>(
+pub fn read_then_write<T: Send, W: Send>(
     batches: Batches<'_>,
     readers: usize,
     run: &Run<'_>,
     read: impl Fn(&Batch, &mut Buffer) -> Result<T> + Sync,
-    mut write: impl FnMut(T, &Buffer) -> Result<()> + Send,
+    mut write: impl FnMut(T, &Buffer) -> Result<W> + Send,
+    mut settle: impl FnMut(W) + Send,
 ) -> Result<()> {
     let failure = Failure::default();
     let readers = readers.max(1);
@@ -98,10 +100,13 @@ pub fn read_then_write<T: Send>(
             });
         }
         drop((receive, filled_send, spare));
+        let (written_send, written) = bounded::<W>(SETTLE_QUEUE);
+        scope.spawn(move || written.into_iter().for_each(&mut settle));
         let failure = &failure;
         scope.spawn(move || {
             for (value, buffer) in filled {
-                if !failure.none_from(run.check().and_then(|()| write(value, &buffer))) {
+                let done = run.check().and_then(|()| write(value, &buffer));
+                if !failure.none_from(done.map(|value| drop(written_send.send(value)))) {
                     break;
                 }
                 let _ = spare_send.send(buffer);
@@ -111,6 +116,10 @@ pub fn read_then_write<T: Send>(
     });
     failure.into_result()
 }
+
+/// How many batches may be written and not yet sent on to the medium: 64 MiB of data, a bound for what a small
+/// machine holds in dirty pages.
+const SETTLE_QUEUE: usize = 64;
 
 /// How many buffers there are per reader: one that it fills, and one that waits for the writer.
 const BUFFERS_PER_READER: usize = 2;

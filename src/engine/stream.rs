@@ -13,11 +13,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::engine::digest::Hasher;
 use crate::engine::pieces::{Batch, Batches, Cut, PieceKind};
 use crate::engine::pipeline::BUFFER_BYTES;
-use crate::engine::sweep::{self, Layers};
+use crate::engine::plan::Plan;
+use crate::engine::sweep::Layers;
 use crate::error::{Error, Result};
 use crate::event::{Event, Run};
-use crate::model::overlay::Unwritten;
-use crate::model::units::ByteRange;
 
 /// How many batches are read ahead of the one that is written, per worker.
 const AHEAD_PER_WORKER: usize = 2;
@@ -31,22 +30,20 @@ static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 /// A batch and what was read for it, one piece after the other.
 type Filled = Result<(Batch, Vec<u8>)>;
 
-/// Writes the volume that `layers`, lowest first, make up to `out`, and feeds `hasher` with it.
+/// Writes the volume that `plan` tells of to `out`, and feeds `hasher` with it.
 ///
 /// # Errors
 /// `Source` when a byte cannot be read, `Output` when one cannot be written, `Interrupted` when cancelled.
 pub fn stream(
-    layers: &Layers,
-    volume_bytes: u64,
+    plan: &Plan<'_>,
     out: &mut dyn Write,
-    unwritten: Unwritten,
     workers: usize,
     hasher: Option<&mut Hasher>,
     run: &Run<'_>,
 ) -> Result<u64> {
-    let volume = ByteRange::new(0, volume_bytes);
+    let Plan { layers, volume_bytes, .. } = *plan;
     let cut = Cut { batch_bytes: BUFFER_BYTES as u64, zero_bytes: Some(ZEROS.len() as u64) };
-    let mut batches = Batches::new(sweep::overlay(layers, volume, unwritten)?, volume, cut);
+    let mut batches = Batches::new(plan, cut)?;
     let readers = workers.clamp(1, MAX_READERS);
     let (spare_send, spare) = bounded::<Vec<u8>>(readers * (AHEAD_PER_WORKER + 1));
     let stop = AtomicBool::new(false);

@@ -6,7 +6,7 @@ use crate::engine::copy::CLONE_MIN_BYTES;
 use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::model::extent::{ExtentSource, SectorExtents};
-use crate::model::overlay::{MAX_LAYERS, Overlay, Served, Tally, Unwritten};
+use crate::model::overlay::{MAX_LAYERS, Overlay, Segment, Served, Tally, Unwritten};
 use crate::model::units::ByteRange;
 use crate::view::LayerImage;
 
@@ -39,6 +39,9 @@ fn in_parallel<S: ExtentSource>(low: &mut [&mut SectorExtents<S>]) -> Result<()>
 /// How many ranges of unwritten extents a survey keeps; their bytes are always counted in full.
 const KEPT_RANGES: usize = 256;
 
+/// The most segments a survey keeps: 12 MiB of them.
+const KEPT_SEGMENTS: usize = 1 << 19;
+
 /// How many segments are swept between two looks at whether the work was cancelled.
 const CHECK_EVERY: u64 = 4096;
 
@@ -51,6 +54,8 @@ pub struct Survey {
     pub segments: u64,
     /// Bytes of the volume that some layer serves with data: what a copy has to move.
     pub data_bytes: u64,
+    /// All segments in ascending order, unless there are too many to keep.
+    pub kept: Option<Vec<Segment>>,
     /// Unwritten extents that hide nothing.
     pub unwritten_harmless: Ranges,
     /// Unwritten extents with written data of a lower layer below them: the two readings differ here.
@@ -111,7 +116,11 @@ pub fn survey(layers: &Layers, volume_bytes: u64, unwritten: Unwritten, run: &Ru
 
 fn sweep_once(layers: &Layers, volume_bytes: u64, unwritten: Unwritten, run: &Run<'_>) -> Result<Survey> {
     let mut sweep = overlay(layers, ByteRange::new(0, volume_bytes), unwritten)?;
-    let mut survey = Survey { layers: vec![LayerSurvey::default(); layers.len()], ..Survey::default() };
+    let mut survey = Survey {
+        layers: vec![LayerSurvey::default(); layers.len()],
+        kept: Some(Vec::new()),
+        ..Survey::default()
+    };
     let mut swept = 0u64;
     while let Some(segment) = sweep.next_segment()? {
         match segment.served {
@@ -126,6 +135,10 @@ fn sweep_once(layers: &Layers, volume_bytes: u64, unwritten: Unwritten, run: &Ru
             Served::Unwritten { hides_data: true, .. } => survey.unwritten_hiding.add(segment.range),
             Served::Unwritten { hides_data: false, .. } => survey.unwritten_harmless.add(segment.range),
         }
+        survey.kept = survey.kept.take().filter(|kept| kept.len() < KEPT_SEGMENTS).map(|mut kept| {
+            kept.push(segment);
+            kept
+        });
         swept += 1;
         if swept.is_multiple_of(CHECK_EVERY) {
             run.check()?;

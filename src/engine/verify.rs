@@ -16,11 +16,10 @@ use crate::engine::buffer::Buffer;
 use crate::engine::copy::Receipt;
 use crate::engine::pieces::{Batch, Batches, PieceKind};
 use crate::engine::pipeline;
+use crate::engine::plan::Plan;
 use crate::engine::sums::{BatchSum, Sums};
-use crate::engine::sweep::{self, Layers};
 use crate::error::{Error, Result};
 use crate::event::{Event, Run};
-use crate::model::overlay::Unwritten;
 use crate::model::units::{ByteRange, SECTOR_BYTES};
 use crate::sys::sparse;
 
@@ -39,14 +38,12 @@ pub struct Verification {
     pub differences: Vec<ByteRange>,
 }
 
-/// Reads back from `output` what `receipt` says was copied to it from `layers`.
+/// Reads back from `output` what `receipt` says was copied to it by `plan`.
 ///
 /// # Errors
 /// `Output` when it cannot be read back; `Source` when a layer's extents can no longer be told.
 pub fn verify(
-    layers: &Layers,
-    volume_bytes: u64,
-    unwritten: Unwritten,
+    plan: &Plan<'_>,
     receipt: &Receipt,
     output: &Path,
     workers: usize,
@@ -56,11 +53,9 @@ pub fn verify(
         return Err(Error::usage("nothing was summed while it was copied"));
     };
     let medium = Medium::open(output)?;
-    let volume = ByteRange::new(0, volume_bytes);
-    let batches = || Ok(Batches::new(sweep::overlay(layers, volume, unwritten)?, volume, receipt.cut));
     let read_back = Sums::default();
     let not_zero = Mutex::new(Vec::new());
-    pipeline::for_each_batch(batches()?, workers, run, |batch, buffer| {
+    pipeline::for_each_batch(Batches::new(plan, receipt.cut)?, workers, run, |batch, buffer| {
         let mut sum = BatchSum::default();
         for piece in &batch.pieces {
             match piece.kind {
@@ -80,7 +75,7 @@ pub fn verify(
     let mut differences = not_zero.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     let wrong = copied.differences(&read_back);
     if !wrong.is_empty() {
-        locate(batches()?, &wrong, &mut differences)?;
+        locate(Batches::new(plan, receipt.cut)?, &wrong, &mut differences)?;
     }
     differences.sort_unstable();
     differences.truncate(NAMED_DIFFERENCES);

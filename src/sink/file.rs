@@ -24,10 +24,6 @@ use crate::sys::sparse;
 /// What a run that may not overwrite says.
 const FORCE_HINT: &str = "choose another name, or overwrite it with --force";
 
-/// Writes of this size and more are sent on to the medium at once when that is waited for in the end: the disk
-/// then works while the rest is copied.
-const WRITEBACK_MIN_BYTES: usize = 64 << 10;
-
 /// The magic number of FAT (linux/magic.h), and its largest file.
 const FAT_MAGIC: FsType = FsType(0x4d44);
 const FAT_MAX_BYTES: u64 = (4 << 30) - 1;
@@ -216,12 +212,14 @@ impl Sink for OutputFile {
                 .at_offset(offset_bytes)
                 .caused_by(e)
                 .with_hint(hint)
-        })?;
-        if self.options.sync && buf.len() >= WRITEBACK_MIN_BYTES {
-            let end = offset_bytes.saturating_add(buf.len() as u64);
-            sparse::start_writeback(&self.file, ByteRange::new(offset_bytes, end));
+        })
+    }
+
+    /// The disk works while the rest is copied, when it is waited for in the end.
+    fn settle(&self, range: ByteRange) {
+        if self.options.sync {
+            sparse::start_writeback(&self.file, range);
         }
-        Ok(())
     }
 
     fn needs_zeros(&self) -> bool {

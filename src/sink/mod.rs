@@ -35,6 +35,12 @@ pub trait Sink: Sync {
     /// As [`write_at`](Self::write_at); interrupted when the run is cancelled.
     fn zero_range(&self, range: ByteRange, run: &Run<'_>) -> Result<()>;
 
+    /// Takes note that `range` has been written: it may be sent on to the medium from now on, and this may wait for
+    /// the medium. A hint; what fails here fails again where the output is synced.
+    fn settle(&self, range: ByteRange) {
+        let _ = range;
+    }
+
     /// The regular file behind it, if the kernel may share ranges of source files with it.
     fn plain_file(&self) -> Option<&File> {
         None

@@ -30,6 +30,10 @@ impl Sink for SkipZeros<'_> {
         Ok(())
     }
 
+    fn settle(&self, range: ByteRange) {
+        self.0.settle(range);
+    }
+
     fn needs_zeros(&self) -> bool {
         false
     }

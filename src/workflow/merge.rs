@@ -15,6 +15,7 @@ use crate::engine::copy::{self, CopyOptions, Receipt};
 use crate::engine::digest::{self, Algorithm, Hasher};
 use crate::engine::judge;
 use crate::engine::pipeline;
+use crate::engine::plan::Plan;
 use crate::engine::stream;
 use crate::engine::sweep::{self, Survey};
 use crate::engine::verify::{self, Verification};
@@ -190,6 +191,10 @@ impl Merge<'_> {
         self.options.workers.unwrap_or_else(pipeline::default_workers)
     }
 
+    fn plan(&self) -> Plan<'_> {
+        Plan::new(&self.source.layers, self.source.volume_bytes, self.options.unwritten).surveyed(self.survey)
+    }
+
     fn to_file(&self, path: &Path) -> Result<Done> {
         let options = FileOptions {
             force: self.options.force,
@@ -249,11 +254,9 @@ impl Merge<'_> {
     }
 
     fn to_stream(&self, out: &mut dyn Write) -> Result<Done> {
-        let Source { layers, volume_bytes, .. } = self.source;
         let mut hasher = self.options.digest.map(Hasher::new);
-        self.run.event(Event::Phase { name: "streaming", total_bytes: Some(*volume_bytes) });
-        let (unwritten, workers) = (self.options.unwritten, self.workers());
-        stream::stream(layers, *volume_bytes, out, unwritten, workers, hasher.as_mut(), self.run)?;
+        self.run.event(Event::Phase { name: "streaming", total_bytes: Some(self.source.volume_bytes) });
+        stream::stream(&self.plan(), out, self.workers(), hasher.as_mut(), self.run)?;
         self.run.event(Event::PhaseDone);
         self.source.recheck()?;
         Ok(Done {
@@ -264,15 +267,9 @@ impl Merge<'_> {
     }
 
     fn copy(&self, sink: &dyn Sink, clone: &[bool]) -> Result<Receipt> {
-        let Source { layers, volume_bytes, .. } = self.source;
-        let options = CopyOptions {
-            unwritten: self.options.unwritten,
-            workers: self.workers(),
-            clone,
-            sums: self.options.verify,
-        };
+        let options = CopyOptions { workers: self.workers(), clone, sums: self.options.verify };
         self.run.event(Event::Phase { name: "copying", total_bytes: Some(self.survey.data_bytes) });
-        let receipt = copy::copy(layers, *volume_bytes, sink, options, self.run)?;
+        let receipt = copy::copy(&self.plan(), sink, options, self.run)?;
         self.run.event(Event::PhaseDone);
         Ok(receipt)
     }
@@ -281,10 +278,8 @@ impl Merge<'_> {
         if !self.options.verify {
             return Ok(None);
         }
-        let Source { layers, volume_bytes, .. } = self.source;
         self.run.event(Event::Phase { name: "verifying", total_bytes: Some(self.survey.data_bytes) });
-        let (unwritten, workers) = (self.options.unwritten, self.workers());
-        let found = verify::verify(layers, *volume_bytes, unwritten, receipt, output, workers, self.run)?;
+        let found = verify::verify(&self.plan(), receipt, output, self.workers(), self.run)?;
         self.run.event(Event::PhaseDone);
         if let Some(first) = found.differences.first() {
             return Err(Error::new(
