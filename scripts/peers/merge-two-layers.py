@@ -7,8 +7,8 @@ For each 4 KiB it takes the head's block unless that is all zeros, else the snap
 - it knows two layers, one file name each: no chain, no branches, no backing image, no expansion;
 - a copy of the replica that turned holes into data, or data into holes, is merged without a word.
 
-It is also slow, since it looks at every block of the volume, holes included. Blocks that end up as zeros are not
-written, so its output is sparse: that is the kinder of the two ways to measure it.
+It is also slow, since it reads and writes every block of the volume, holes included, and its output takes the volume's
+full size on the disk.
 """
 
 import sys
@@ -26,10 +26,7 @@ def merge(snapshot_path, head_path, output_path):
             if block == ZEROS:
                 snapshot.seek(offset)
                 block = snapshot.read(BLOCK)
-            if block != ZEROS:
-                output.seek(offset)
-                output.write(block)
-        output.truncate(size)
+            output.write(block)
 
 
 if __name__ == "__main__":
