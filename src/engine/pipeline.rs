@@ -126,7 +126,7 @@ const BUFFERS_PER_READER: usize = 2;
 
 /// Sends all batches, until there are no more or something failed.
 fn sweep(mut batches: Batches<'_>, send: &Sender<Batch>, failure: &Failure) {
-    while !failure.failed.load(Ordering::Relaxed) {
+    while !failure.is_failed() {
         match batches.next_batch() {
             Ok(Some(batch)) => {
                 if send.send(batch).is_err() {
@@ -143,14 +143,14 @@ fn sweep(mut batches: Batches<'_>, send: &Sender<Batch>, failure: &Failure) {
 
 /// The first error of several threads.
 #[derive(Default)]
-struct Failure {
+pub(super) struct Failure {
     failed: AtomicBool,
     first: Mutex<Option<Error>>,
 }
 
 impl Failure {
     /// Takes a result in; says whether all went well so far, here and elsewhere.
-    fn none_from(&self, result: Result<()>) -> bool {
+    pub(super) fn none_from(&self, result: Result<()>) -> bool {
         if let Err(e) = result {
             self.failed.store(true, Ordering::Relaxed);
             self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
@@ -158,7 +158,12 @@ impl Failure {
         !self.failed.load(Ordering::Relaxed)
     }
 
-    fn into_result(self) -> Result<()> {
+    /// Whether something failed already.
+    pub(super) fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn into_result(self) -> Result<()> {
         self.first.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 }
