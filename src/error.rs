@@ -144,6 +144,11 @@ impl Error {
         self
     }
 
+    /// What happened, without where.
+    pub fn what(&self) -> &str {
+        &self.0.what
+    }
+
     /// Whose problem this is.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

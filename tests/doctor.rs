@@ -97,6 +97,15 @@ fn every_code_of_the_doctor_has_a_damage_or_a_crash_that_shows_it() {
         "unwritten-extents",
         "unwritten-unknown",
         "copy-no-zeros",
+        // Of siblings and nodes: tests/scan.rs and its like.
+        "no-trusted-replica",
+        "sibling-has-more",
+        "snapshot-differs",
+        "sibling-size-differs",
+        "head-before-created",
+        "clock-off",
+        "node-unreachable",
+        "path-unreadable",
     ];
     for code in lhrecover::model::finding::Code::ALL {
         let shown = damage::ALL.iter().any(|damage| damage.code == code.as_str());

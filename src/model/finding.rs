@@ -185,6 +185,22 @@ codes! {
         "Every layer is fully allocated: a copy turned holes into data, and upper layers hide what is below.";
     CopyNoZeros = "copy-no-zeros", Warning,
         "No explicit zero block anywhere: a copy probably turned written zeros into holes, and old data shows through.";
+    NoTrustedReplica = "no-trusted-replica", Error,
+        "None of a volume's replicas can be trusted.";
+    SiblingHasMore = "sibling-has-more", Warning,
+        "Another replica of the volume has something that the best one lacks: a snapshot, or later writes.";
+    SnapshotDiffers = "snapshot-differs", Warning,
+        "Two replicas have the same snapshot with another size or checksum.";
+    SiblingSizeDiffers = "sibling-size-differs", Warning,
+        "Two replicas that can be trusted say different sizes of the volume.";
+    HeadBeforeCreated = "head-before-created", Warning,
+        "A head was last written before it was made: the node's clock was wrong.";
+    ClockOff = "clock-off", Warning,
+        "A node's clock is not ours: its times cannot be compared with those of other nodes.";
+    NodeUnreachable = "node-unreachable", Warning,
+        "A node could not be scanned; what it holds is not in the ranking.";
+    PathUnreadable = "path-unreadable", Warning,
+        "A directory could not be scanned; what it holds is not in the ranking.";
     DeviceLarger = "device-larger", Info,
         "The output device is larger than the image; the rest of it is left as it is.";
     DeviceUsersUnknown = "device-users-unknown", Info,

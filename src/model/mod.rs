@@ -4,7 +4,9 @@
 //! together; [`chain`] is the order they stand in; [`finding`] is damage or doubt as data.
 
 pub mod chain;
+pub mod evidence;
 pub mod extent;
 pub mod finding;
 pub mod overlay;
+pub mod standing;
 pub mod units;

@@ -11,10 +11,12 @@
 
 pub mod backing;
 mod decide;
+pub mod discover;
 pub mod doctor;
 pub mod head;
 pub mod inventory;
 pub mod live;
+pub mod outlook;
 pub mod source;
 
 use std::path::Path;

@@ -40,6 +40,8 @@ pub struct FileStat {
     pub allocated_bytes: u64,
     /// When its data last changed: seconds and nanoseconds.
     pub modified: (i64, i64),
+    /// When anything about it last changed (`st_ctime`): seconds and nanoseconds.
+    pub changed: (i64, i64),
 }
 
 impl FileStat {
@@ -63,6 +65,7 @@ impl From<RawStat> for FileStat {
             // st_blocks counts 512 bytes, whatever the file system's own block is.
             allocated_bytes: u64::try_from(raw.st_blocks).unwrap_or(0).saturating_mul(512),
             modified: (raw.st_mtime, raw.st_mtime_nsec),
+            changed: (raw.st_ctime, raw.st_ctime_nsec),
         }
     }
 }
@@ -132,6 +135,13 @@ impl Dir {
     /// When it is not there, or the name is not plain.
     pub fn stat(&self, name: &str) -> io::Result<FileStat> {
         Ok(fstatat(&self.fd, plain(name)?, AtFlags::AT_SYMLINK_NOFOLLOW)?.into())
+    }
+
+    /// Whether `name` is a directory, and not a link to one.
+    pub fn is_dir(&self, name: &str) -> bool {
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        let stat = plain(name).and_then(|name| Ok(fstatat(&self.fd, name, flags)?));
+        stat.is_ok_and(|raw| raw.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
     }
 
     /// Opens the regular file `name` for reading.

@@ -1,0 +1,173 @@
+//! Evidence: what a scan writes down of one replica directory, and all that the ranking ever looks at.
+//!
+//! It is data, so that it can be printed as JSON on one node and ranked on another. Nothing in it is a judgement
+//! that needs the replica's siblings; those are made in [`standing`](crate::model::standing).
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// How far the chain from the head down to the lowest layer can be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChainState {
+    /// Not to its end, or a layer's data is missing.
+    #[default]
+    Broken,
+    /// To its end, but the backing image below it is not on this node.
+    BackingMissing,
+    /// To its end.
+    Whole,
+}
+
+/// What `volume.meta` says of the replica's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeState {
+    /// It was being filled from another replica.
+    Rebuilding,
+    /// The engine gave it up, with an error.
+    GivenUp,
+    /// `volume.meta` is missing or damaged: it may have been rebuilding.
+    #[default]
+    Unknown,
+    /// Nothing speaks against it.
+    Sound,
+}
+
+/// What is known of one replica directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Evidence {
+    /// The node it is on.
+    pub node: String,
+    /// The directory's path on that node.
+    pub path: String,
+    /// The volume's name.
+    pub volume: String,
+    /// Whether its chain can be read.
+    pub chain: ChainState,
+    /// What `volume.meta` says of its state.
+    pub state: VolumeState,
+    /// What is wrong with the chain or the state, as sentences without a full stop.
+    pub trouble: Vec<String>,
+    /// The volume's size in bytes; `null` when nothing tells it.
+    pub size_bytes: Option<u64>,
+    /// The head's file name; the likely one when `volume.meta` cannot tell.
+    pub head: Option<String>,
+    /// When the head began, as its metadata says.
+    pub head_created: Option<Timestamp>,
+    /// When the head was last written, by the node's clock at that time.
+    pub head_modified: Option<Timestamp>,
+    /// What the head takes on the disk, in bytes.
+    pub head_allocated_bytes: u64,
+    /// What all layers take on the disk, in bytes; a file with two names counts once.
+    pub allocated_bytes: u64,
+    /// Bytes of the volume that some layer serves with data; only a deep scan knows them.
+    pub data_bytes: Option<u64>,
+    /// Not closed, as after any crash.
+    pub dirty: bool,
+    /// Another process has it open for writing.
+    pub in_use: bool,
+    /// The number in `revision.counter`; `null` when there is none, or it cannot be read.
+    pub revision_counter: Option<u64>,
+    /// Whether the head was written after the counter was: then nobody counts any more.
+    pub revision_frozen: bool,
+    /// Whether the files' times look like those of a copy rather than of writes.
+    pub times_copied: bool,
+    /// When the oldest layer of the chain began.
+    pub began: Option<Timestamp>,
+    /// The snapshots: those on the live chain first, from the head down, then the others by name.
+    pub snapshots: Vec<SnapshotEvidence>,
+    /// Whether checksums were computed and the content was looked at.
+    pub deep: bool,
+    /// What the volume holds, as far as a deep scan recognised it.
+    pub guest: Option<String>,
+}
+
+/// What is known of one snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SnapshotEvidence {
+    /// Its name.
+    pub name: String,
+    /// The file name of its parent; empty for the lowest layer.
+    pub parent: String,
+    /// When it was taken, as its metadata says.
+    pub created: Option<Timestamp>,
+    /// The length of its file in bytes; `null` when the file is not there.
+    pub size_bytes: Option<u64>,
+    /// Whether it is on the live chain.
+    pub live: bool,
+    /// Deleted and not purged yet.
+    pub removed: bool,
+    /// The engine's checksum of it (16 hexadecimal digits), if there is one.
+    pub recorded_crc64: Option<String>,
+    /// Its checksum as a deep scan computed it.
+    pub computed_crc64: Option<String>,
+    /// Whether the file's change time is still the one recorded with the checksum.
+    pub change_time_equal: Option<bool>,
+    /// The engine itself found that its data had changed.
+    pub silently_corrupted: bool,
+    /// Why it could not be read.
+    pub unreadable: Option<String>,
+}
+
+/// How a node's clock stands to ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Clock {
+    /// It was never compared.
+    #[default]
+    Unknown,
+    /// It was compared; positive when it is ahead of ours.
+    Compared {
+        /// By how many seconds it is off, at least.
+        off_seconds: i64,
+    },
+}
+
+impl Clock {
+    /// How far apart two clocks may be before times of one say nothing about times of the other: as much as
+    /// Longhorn's own salvage takes for the same moment.
+    pub const TOLERANCE_SECONDS: i64 = 5;
+
+    /// Whether its times can be compared with ours.
+    pub fn is_right(self) -> bool {
+        matches!(self, Clock::Compared { off_seconds } if off_seconds.abs() <= Self::TOLERANCE_SECONDS)
+    }
+
+    /// Whether its times are known to be wrong.
+    pub fn is_wrong(self) -> bool {
+        matches!(self, Clock::Compared { .. }) && !self.is_right()
+    }
+}
+
+impl Evidence {
+    /// The replica in a sentence: its node and directory.
+    pub fn label(&self) -> String {
+        format!("{}:{}", self.node, self.path)
+    }
+
+    /// The snapshots on the live chain, from the head down.
+    pub fn live_chain(&self) -> impl Iterator<Item = &SnapshotEvidence> {
+        self.snapshots.iter().filter(|snapshot| snapshot.live)
+    }
+
+    /// The snapshot of this name.
+    pub fn snapshot(&self, name: &str) -> Option<&SnapshotEvidence> {
+        self.snapshots.iter().find(|snapshot| snapshot.name == name)
+    }
+
+    /// Whether nothing was ever written to it.
+    pub fn is_empty(&self) -> bool {
+        self.data_bytes.unwrap_or(self.allocated_bytes) == 0
+    }
+
+    /// Whether the head was last written before it was made, which only a wrong clock does.
+    pub fn written_before_it_began(&self) -> bool {
+        let seconds = self.head_modified.zip(self.head_created);
+        seconds.is_some_and(|(modified, created)| {
+            created.as_second() - modified.as_second() > Clock::TOLERANCE_SECONDS
+        })
+    }
+}

@@ -1,0 +1,341 @@
+//! The ranking: which replica of a volume to trust, and why.
+//!
+//! A [`Standing`] is a replica's rank: its fields are in order of weight and positive, so that the derived order
+//! *is* the ranking. What needs the siblings (who lacks whose snapshots, whose head is newest) is worked out per
+//! volume first, and only ever compared between replicas that stand alike in everything weightier; so two standings
+//! always compare the same way, whoever else is there and in whatever order they come.
+//!
+//! ```text
+//!   Evidence of all replicas ──> history, sums ──> Standing each ──> order ──> verdicts, reasons, confidence
+//! ```
+
+pub mod history;
+pub mod sums;
+mod trust;
+mod words;
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::model::evidence::{ChainState, Clock, Evidence, VolumeState};
+use crate::model::finding::Finding;
+use crate::model::standing::history::Histories;
+use crate::model::standing::sums::Siblings;
+
+/// Two heads last written within this many seconds count as written at the same time (longhorn-engine
+/// `pkg/controller/control.go`, salvage without revision counters).
+pub const SAME_TIME_SECONDS: i64 = 5;
+
+/// A replica made after the others were last written is not taken for the volume while it holds less than this
+/// part of what they hold.
+const MADE_ANEW_PART: u64 = 8;
+
+/// What a replica holds, beside its siblings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filled {
+    /// Nothing, while a sibling holds something.
+    Empty,
+    /// Little, and it was made after the siblings were last written, with no snapshot in common: a new volume
+    /// under the old name.
+    MadeAnew,
+    /// Something, or no sibling does either.
+    Filled,
+}
+
+/// A replica's rank among its siblings: the greater, the better.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Standing {
+    /// Whether the chain can be read to its end.
+    pub chain: ChainState,
+    /// Not rebuilding, not given up, and `volume.meta` is there to say so.
+    pub state: VolumeState,
+    /// Nothing is proven corrupt.
+    pub intact: bool,
+    /// It is not an empty one made by a reinstall.
+    pub filled: Filled,
+    /// How many steps its snapshot history is behind the furthest one.
+    pub history_behind: Reverse<u32>,
+    /// The revision counter, where all that stand alike so far have one that still counts; else 0.
+    pub revision: u64,
+    /// The head was last written within [`SAME_TIME_SECONDS`] of the newest.
+    pub head_recent: bool,
+    /// What the head takes on the disk, where it is recent; else 0. In bytes.
+    pub head_allocated_bytes: u64,
+    /// When the head was last written.
+    pub head_modified: Option<Timestamp>,
+    /// All recorded checksums pass, where all that stand alike so far were checked; else `false`.
+    pub sums_pass: bool,
+    /// It was closed.
+    pub clean: bool,
+    /// What all its layers take on the disk, in bytes.
+    pub allocated_bytes: u64,
+    /// So that no two are alike: the node, and the path on it; the first in the alphabet wins.
+    pub place: Reverse<(String, String)>,
+}
+
+impl Standing {
+    /// Whether it can be trusted to hold the volume, if perhaps not its newest state.
+    pub fn is_trustworthy(&self) -> bool {
+        self.chain == ChainState::Whole
+            && self.state == VolumeState::Sound
+            && self.intact
+            && self.filled == Filled::Filled
+    }
+
+    /// Whether it is as fresh as any that is trustworthy can be told to be.
+    fn is_as_fresh_as(&self, best: &Standing) -> bool {
+        self.history_behind == best.history_behind && self.revision == best.revision && self.head_recent
+    }
+}
+
+/// What to think of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The one to take.
+    Best,
+    /// As good, as far as can be told.
+    Good,
+    /// Readable, but old, incomplete, damaged, or of unknown state.
+    Doubtful,
+    /// It cannot be read, or holds nothing.
+    Unusable,
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Verdict::Best => "best",
+            Verdict::Good => "good",
+            Verdict::Doubtful => "doubtful",
+            Verdict::Unusable => "unusable",
+        })
+    }
+}
+
+/// How sure the choice of the best is; the surest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Confidence {
+    /// The evidence is of a kind that cannot mislead, and none contradicts it.
+    #[serde(rename = "certain")]
+    Certain,
+    /// It rests on times and sizes, or on nothing to compare with.
+    #[serde(rename = "likely")]
+    Likely,
+    /// Evidence conflicts, rests on clocks that are wrong, or nothing can be trusted.
+    #[serde(rename = "a person must look")]
+    PersonMustLook,
+}
+
+impl std::fmt::Display for Confidence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Confidence::Certain => "certain",
+            Confidence::Likely => "likely",
+            Confidence::PersonMustLook => "a person must look",
+        })
+    }
+}
+
+/// A replica in its place.
+#[derive(Clone, Debug)]
+pub struct Ranked<'a> {
+    /// What is known of it.
+    pub evidence: &'a Evidence,
+    /// Its rank.
+    pub standing: Standing,
+    /// What to think of it.
+    pub verdict: Verdict,
+    /// Why, the weightiest first, as sentences without a full stop.
+    pub reasons: Vec<String>,
+}
+
+/// The replicas of one volume, best first.
+#[derive(Clone, Debug)]
+pub struct Ranking<'a> {
+    /// The volume's name.
+    pub volume: String,
+    /// The replicas. The first one is the best if its verdict says so; there may be none that is.
+    pub replicas: Vec<Ranked<'a>>,
+    /// How sure that is.
+    pub confidence: Confidence,
+    /// Why it is not certain, as sentences without a full stop.
+    pub doubts: Vec<String>,
+    /// Where siblings contradict each other, and what is wrong with the volume as a whole.
+    pub findings: Vec<Finding>,
+}
+
+impl<'a> Ranking<'a> {
+    /// The one to take, if there is one.
+    pub fn best(&self) -> Option<&Ranked<'a>> {
+        self.replicas.first().filter(|first| first.verdict == Verdict::Best)
+    }
+}
+
+/// Ranks the replicas of every volume; volumes come in the order of their names. `clocks` tells how each node's
+/// clock stands to ours.
+pub fn rank<'a>(
+    evidence: impl IntoIterator<Item = &'a Evidence>,
+    clocks: &BTreeMap<String, Clock>,
+) -> Vec<Ranking<'a>> {
+    let mut volumes: BTreeMap<&str, Vec<&Evidence>> = BTreeMap::new();
+    for replica in evidence {
+        volumes.entry(&replica.volume).or_default().push(replica);
+    }
+    volumes.into_values().map(|replicas| rank_volume(replicas, clocks)).collect()
+}
+
+fn rank_volume<'a>(mut replicas: Vec<&'a Evidence>, clocks: &BTreeMap<String, Clock>) -> Ranking<'a> {
+    // Whatever order they came in, siblings are looked at in one.
+    replicas.sort_by(|a, b| (&a.node, &a.path).cmp(&(&b.node, &b.path)));
+    let volume = Volume::new(&replicas);
+    let standings = volume.standings();
+    let mut order: Vec<_> = (0..replicas.len()).collect();
+    order.sort_by(|&a, &b| standings[b].cmp(&standings[a]));
+    let judged = trust::judge(&volume, &standings, &order, clocks);
+    let ranked = order.iter().map(|&i| Ranked {
+        evidence: replicas[i],
+        standing: standings[i].clone(),
+        verdict: verdict(&standings[i], &standings[order[0]], i == order[0]),
+        reasons: words::reasons(&volume, &standings, &order, i),
+    });
+    Ranking {
+        volume: replicas.first().map_or_else(String::new, |r| r.volume.clone()),
+        replicas: ranked.collect(),
+        confidence: judged.confidence,
+        doubts: judged.doubts,
+        findings: judged.findings,
+    }
+}
+
+fn verdict(this: &Standing, best: &Standing, is_first: bool) -> Verdict {
+    if this.chain == ChainState::Broken || this.filled == Filled::Empty {
+        Verdict::Unusable
+    } else if !this.is_trustworthy() {
+        Verdict::Doubtful
+    } else if is_first {
+        Verdict::Best
+    } else if this.is_as_fresh_as(best) {
+        Verdict::Good
+    } else {
+        Verdict::Doubtful
+    }
+}
+
+/// The replicas of one volume, and what is worked out about all of them together.
+struct Volume<'a> {
+    replicas: &'a [&'a Evidence],
+    histories: Histories<'a>,
+    siblings: Siblings<'a>,
+}
+
+impl<'a> Volume<'a> {
+    fn new(replicas: &'a [&'a Evidence]) -> Self {
+        Volume { replicas, histories: Histories::new(replicas), siblings: Siblings::new(replicas) }
+    }
+
+    /// Why a replica is proven to be corrupt, if it is.
+    fn corruption(&self, replica: usize) -> Option<String> {
+        self.replicas[replica].snapshots.iter().find_map(|snapshot| {
+            sums::proof(snapshot).or_else(|| {
+                let sibling = self.replicas[self.siblings.disproved_by(snapshot)?].label();
+                Some(format!("the checksum of snapshot {} fails here and passes in {sibling}", snapshot.name))
+            })
+        })
+    }
+
+    fn filled(&self, replica: usize) -> Filled {
+        let this = self.replicas[replica];
+        let others = || self.replicas.iter().enumerate().filter(|&(i, r)| i != replica && !r.is_empty());
+        let Some(most_bytes) = others().map(|(_, r)| r.allocated_bytes).max() else { return Filled::Filled };
+        if this.is_empty() {
+            return Filled::Empty;
+        }
+        let later = |other: &Evidence| match (this.began, other.head_modified) {
+            (Some(began), Some(modified)) => began > modified,
+            _ => false,
+        };
+        let anew = others().all(|(i, other)| later(other) && !self.histories.share(replica, i));
+        if anew && this.allocated_bytes < most_bytes / MADE_ANEW_PART {
+            Filled::MadeAnew
+        } else {
+            Filled::Filled
+        }
+    }
+
+    /// Every replica's standing, in the order of the replicas.
+    ///
+    /// Each step looks at those that stand alike so far, so what it writes down is only ever compared among them.
+    fn standings(&self) -> Vec<Standing> {
+        let steps = self.histories.steps_behind();
+        let mut standings: Vec<_> = self
+            .replicas
+            .iter()
+            .enumerate()
+            .map(|(i, replica)| Standing {
+                chain: replica.chain,
+                state: replica.state,
+                intact: self.corruption(i).is_none(),
+                filled: self.filled(i),
+                history_behind: Reverse(steps[i]),
+                revision: 0,
+                head_recent: false,
+                head_allocated_bytes: 0,
+                head_modified: None,
+                sums_pass: false,
+                clean: false,
+                allocated_bytes: 0,
+                place: Reverse((replica.node.clone(), replica.path.clone())),
+            })
+            .collect();
+        self.among_equals(&mut standings, |alike, standing, i| {
+            standing.revision = counters(alike).and(self.replicas[i].revision_counter).unwrap_or(0);
+        });
+        self.among_equals(&mut standings, |alike, standing, i| {
+            let newest = alike.iter().filter_map(|r| r.head_modified).max();
+            let this = self.replicas[i];
+            standing.head_modified = this.head_modified;
+            standing.head_recent = this
+                .head_modified
+                .zip(newest)
+                .is_some_and(|(head, newest)| newest.as_second() - head.as_second() <= SAME_TIME_SECONDS);
+            standing.head_allocated_bytes = if standing.head_recent { this.head_allocated_bytes } else { 0 };
+        });
+        self.among_equals(&mut standings, |alike, standing, i| {
+            let this = self.replicas[i];
+            standing.sums_pass = alike.iter().all(|r| r.deep) && all_pass(this);
+            standing.clean = !this.dirty;
+            standing.allocated_bytes = this.allocated_bytes;
+        });
+        standings
+    }
+
+    /// Fills in what is next for every replica, given those that stand exactly like it so far.
+    fn among_equals(&self, standings: &mut [Standing], fill: impl Fn(&[&Evidence], &mut Standing, usize)) {
+        let mut classes: BTreeMap<Standing, Vec<usize>> = BTreeMap::new();
+        for (i, standing) in standings.iter().enumerate() {
+            let class = Standing { place: Reverse(Default::default()), ..standing.clone() };
+            classes.entry(class).or_default().push(i);
+        }
+        for members in classes.into_values() {
+            let alike: Vec<_> = members.iter().map(|&i| self.replicas[i]).collect();
+            members.iter().for_each(|&i| fill(&alike, &mut standings[i], i));
+        }
+    }
+}
+
+/// Whether the revision counters of these replicas can be compared: all have one, and none stood still while its
+/// head was written. One that did is worse than none.
+fn counters(replicas: &[&Evidence]) -> Option<()> {
+    replicas.iter().all(|r| r.revision_counter.is_some() && !r.revision_frozen).then_some(())
+}
+
+/// Whether at least one checksum is recorded for the live chain, and all of those pass.
+fn all_pass(replica: &Evidence) -> bool {
+    let mut recorded = replica.live_chain().filter(|s| s.recorded_crc64.is_some()).peekable();
+    recorded.peek().is_some() && recorded.all(sums::passes)
+}

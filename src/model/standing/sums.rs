@@ -1,0 +1,119 @@
+//! What checksums prove, of one replica alone and among its siblings.
+//!
+//! A checksum that fails proves corruption only while the file has not been touched since it was hashed: purges,
+//! unmaps and copies leave stale ones behind in healthy replicas (longhorn-engine keeps a checksum when a purge rewrites its file). A sibling can decide
+//! instead: if its copy of the same layer still has the recorded sum, ours had it once, and lost it.
+
+use std::collections::HashMap;
+
+use crate::model::evidence::{Evidence, SnapshotEvidence};
+
+/// Why a snapshot is proven to be corrupt, as a sentence without a full stop.
+pub fn proof(snapshot: &SnapshotEvidence) -> Option<String> {
+    let name = &snapshot.name;
+    if let Some(why) = &snapshot.unreadable {
+        return Some(format!("snapshot {name} cannot be read: {why}"));
+    }
+    if snapshot.change_time_equal != Some(true) {
+        return None;
+    }
+    if fails(snapshot) {
+        return Some(format!(
+            "the checksum of snapshot {name} fails, and the file was not touched since it was taken"
+        ));
+    }
+    let recorded_only = snapshot.silently_corrupted && snapshot.computed_crc64.is_none();
+    recorded_only.then(|| format!("the engine itself found snapshot {name} to be corrupt"))
+}
+
+/// Whether the computed checksum is not the recorded one.
+pub fn fails(snapshot: &SnapshotEvidence) -> bool {
+    matches!((&snapshot.recorded_crc64, &snapshot.computed_crc64), (Some(r), Some(c)) if r != c)
+}
+
+/// Whether the computed checksum is the recorded one.
+pub fn passes(snapshot: &SnapshotEvidence) -> bool {
+    matches!((&snapshot.recorded_crc64, &snapshot.computed_crc64), (Some(r), Some(c)) if r == c)
+}
+
+/// What the siblings' copies of the same layers say.
+pub struct Siblings<'a> {
+    by_name: HashMap<&'a str, Vec<(usize, &'a SnapshotEvidence)>>,
+}
+
+/// Two copies of one snapshot that are not the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The snapshot.
+    pub name: String,
+    /// The two replicas.
+    pub replicas: (usize, usize),
+    /// What differs: `size` or `checksum`, and both values.
+    pub what: String,
+}
+
+impl<'a> Siblings<'a> {
+    /// Takes them from the evidence.
+    pub fn new(replicas: &[&'a Evidence]) -> Self {
+        let mut by_name: HashMap<&str, Vec<_>> = HashMap::new();
+        for (i, replica) in replicas.iter().enumerate() {
+            for snapshot in &replica.snapshots {
+                by_name.entry(&snapshot.name).or_default().push((i, snapshot));
+            }
+        }
+        Siblings { by_name }
+    }
+
+    /// Which sibling proves that a snapshot is corrupt: its copy of the same layer has the sum that is recorded
+    /// here, and this one has not.
+    pub fn disproved_by(&self, snapshot: &SnapshotEvidence) -> Option<usize> {
+        if !fails(snapshot) {
+            return None;
+        }
+        let copies = self.by_name.get(snapshot.name.as_str())?;
+        let decides = |copy: &SnapshotEvidence| {
+            comparable(snapshot, copy) && passes(copy) && copy.recorded_crc64 == snapshot.recorded_crc64
+        };
+        copies.iter().find(|(_, copy)| decides(copy)).map(|&(i, _)| i)
+    }
+
+    /// Copies of one snapshot that should be the same and are not, each compared with the first of its name.
+    pub fn mismatches(&self) -> Vec<Mismatch> {
+        let mut found = Vec::new();
+        for (name, copies) in &self.by_name {
+            for (n, &(i, one)) in copies.iter().enumerate() {
+                let differs = |&(j, other): &(usize, &SnapshotEvidence)| {
+                    difference(one, other).map(|what| Mismatch {
+                        name: (*name).to_owned(),
+                        replicas: (i, j),
+                        what,
+                    })
+                };
+                // One finding per copy that differs from an earlier one is enough to name all sides.
+                found.extend(copies[n + 1..].iter().filter_map(differs).take(1));
+            }
+        }
+        found.sort_by(|a, b| (&a.name, a.replicas).cmp(&(&b.name, b.replicas)));
+        found
+    }
+}
+
+/// Whether two copies must have the same content: neither was on its way out, and neither took in another layer.
+fn comparable(one: &SnapshotEvidence, other: &SnapshotEvidence) -> bool {
+    !one.removed && !other.removed && one.parent == other.parent && one.size_bytes == other.size_bytes
+}
+
+fn difference(one: &SnapshotEvidence, other: &SnapshotEvidence) -> Option<String> {
+    let sizes = one.size_bytes.zip(other.size_bytes).filter(|(a, b)| a != b);
+    if let Some((a, b)) = sizes.filter(|_| !one.removed && !other.removed) {
+        return Some(format!("its size is {a} bytes in the one and {b} in the other"));
+    }
+    let sums = sum(one).zip(sum(other)).filter(|(a, b)| a != b && comparable(one, other));
+    sums.map(|(a, b)| format!("its checksum is {a} in the one and {b} in the other"))
+}
+
+/// What is known of a snapshot's present content: computed, or recorded and not touched since.
+fn sum(snapshot: &SnapshotEvidence) -> Option<&str> {
+    let recorded = snapshot.recorded_crc64.as_deref().filter(|_| snapshot.change_time_equal == Some(true));
+    snapshot.computed_crc64.as_deref().or(recorded)
+}
