@@ -40,6 +40,8 @@ pub struct FileStat {
     pub allocated_bytes: u64,
     /// When its data last changed: seconds and nanoseconds.
     pub modified: (i64, i64),
+    /// When anything about it last changed, its names and its mode included: seconds and nanoseconds.
+    pub changed: (i64, i64),
 }
 
 impl FileStat {
@@ -63,6 +65,7 @@ impl From<RawStat> for FileStat {
             // st_blocks counts 512 bytes, whatever the file system's own block is.
             allocated_bytes: u64::try_from(raw.st_blocks).unwrap_or(0).saturating_mul(512),
             modified: (raw.st_mtime, raw.st_mtime_nsec),
+            changed: (raw.st_ctime, raw.st_ctime_nsec),
         }
     }
 }
