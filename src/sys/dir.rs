@@ -40,7 +40,7 @@ pub struct FileStat {
     pub allocated_bytes: u64,
     /// When its data last changed: seconds and nanoseconds.
     pub modified: (i64, i64),
-    /// When anything about it last changed (`st_ctime`): seconds and nanoseconds.
+    /// When anything about it last changed, its names and its mode included: seconds and nanoseconds.
     pub changed: (i64, i64),
 }
 
