@@ -51,6 +51,8 @@ pub enum Command {
     Merge(commands::merge::Args),
     /// Show what a replica directory holds: its layers as a tree, its flags, and everything that is wrong or doubtful
     Inspect(commands::inspect::Args),
+    /// Find the replicas of every volume, rank them, and say why
+    Scan(commands::scan::Args),
     /// Print shell completions
     Completions(commands::completions::Args),
     /// Print the manual page, or write one page per command
@@ -97,6 +99,7 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
     match command {
         Command::Merge(args) => commands::merge::run(args, ui),
         Command::Inspect(args) => commands::inspect::run(&args, ui),
+        Command::Scan(args) => commands::scan::run(&args, ui),
         Command::Completions(args) => commands::completions::run(&args, ui),
         Command::Man(args) => commands::man::run(&args, ui),
     }

@@ -50,8 +50,8 @@ fn look(
     writes_zeros: impl Fn(Option<Guest>) -> bool,
 ) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    let guest = match head_of_view(source) {
-        Ok(head) => guest::recognise(&head),
+    let guest = match recognise(source) {
+        Ok(guest) => guest,
         Err(e) => {
             findings.push(unreadable(&e));
             None
@@ -82,6 +82,14 @@ fn look(
 fn own_layers(source: &Source) -> impl Iterator<Item = (usize, &dyn LayerImage)> {
     let layers = source.layers.iter().map(|layer| &**layer).enumerate();
     layers.filter(|(i, _)| source.chain.get(*i).is_none_or(|info| info.kind != LayerKind::Backing))
+}
+
+/// What the merged view is recognised as.
+///
+/// # Errors
+/// When its beginning cannot be read.
+pub fn recognise(source: &Source) -> Result<Option<Guest>> {
+    Ok(guest::recognise(&head_of_view(source)?))
 }
 
 /// The beginning of the merged view: enough to recognise what is inside.

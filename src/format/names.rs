@@ -102,6 +102,11 @@ pub fn head_number(disk: &str) -> Option<&str> {
     (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(number)
 }
 
+/// The file name of the snapshot called `name`.
+pub fn snapshot_file(name: &str) -> String {
+    format!("{SNAPSHOT_PREFIX}{name}{IMAGE_SUFFIX}")
+}
+
 /// The snapshot's name within its file name.
 pub fn snapshot_name(disk: &str) -> Option<&str> {
     disk.strip_prefix(SNAPSHOT_PREFIX)?.strip_suffix(IMAGE_SUFFIX).filter(|name| !name.is_empty())

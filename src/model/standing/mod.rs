@@ -74,6 +74,7 @@ pub struct Standing {
     /// What all its layers take on the disk, in bytes.
     pub allocated_bytes: u64,
     /// So that no two are alike: the node, and the path on it; the first in the alphabet wins.
+    #[serde(skip)]
     pub place: Reverse<(String, String)>,
 }
 

@@ -1,0 +1,127 @@
+//! A scan: every replica directory under some paths, and what is known of each.
+//!
+//! Without a look at the data it is bounded by metadata reads: a directory listing, a few small files and one
+//! `stat` per name. A deep scan computes checksums and looks at the content, too. What comes out is evidence, to be
+//! ranked with that of other nodes ([`standing`](crate::model::standing)).
+
+pub mod collect;
+mod deep;
+mod gather;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use rayon::prelude::*;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Run};
+use crate::model::evidence::Evidence;
+use crate::model::finding::{Code, Finding};
+use crate::replica::discover::{self, volume_name};
+use crate::sys::dir::FileId;
+use crate::sys::process;
+
+pub use gather::gather;
+
+/// What to look for, and how closely.
+#[derive(Clone, Debug, Default)]
+pub struct ScanOptions {
+    /// What this node is called.
+    pub node: String,
+    /// Only volumes whose name is one of these or begins with it; all when empty.
+    pub volumes: Vec<String>,
+    /// Compute checksums, and look at the content.
+    pub deep: bool,
+    /// How many directories are read at the same time.
+    pub jobs: usize,
+}
+
+/// What was found on this node.
+#[derive(Clone, Debug, Default)]
+pub struct Scanned {
+    /// What is known of each replica directory, in the order of their paths.
+    pub replicas: Vec<Evidence>,
+    /// What could not be looked at.
+    pub findings: Vec<Finding>,
+}
+
+/// Whether a volume is among those that are wanted.
+pub fn is_wanted(volume: &str, wanted: &[String]) -> bool {
+    wanted.is_empty() || wanted.iter().any(|prefix| volume.starts_with(prefix.as_str()))
+}
+
+/// Looks at every replica directory that `paths` mean. One that cannot be read is evidence of a broken replica; a
+/// path in which none can be found is a finding.
+///
+/// # Errors
+/// When interrupted, or no threads can be had.
+pub fn scan(paths: &[PathBuf], options: &ScanOptions, run: &Run<'_>) -> Result<Scanned> {
+    let mut scanned = Scanned::default();
+    let mut directories = Vec::new();
+    for path in paths {
+        match discover::discover(path) {
+            Ok(found) => directories.extend(found),
+            Err(e) => scanned.findings.push(unreadable(path, &e, &options.node)),
+        }
+    }
+    directories.retain(|path| is_wanted(&volume_of(path), &options.volumes));
+    // The same directory may have been named twice.
+    let mut seen = HashMap::new();
+    directories.retain(|path| std::fs::canonicalize(path).is_ok_and(|real| seen.insert(real, ()).is_none()));
+    directories.sort_unstable();
+    run.event(Event::Phase { name: "reading metadata", total_bytes: None });
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.jobs).build();
+    let pool = pool.map_err(|e| Error::usage("cannot start threads").with_hint(e.to_string()))?;
+    let heads = Mutex::new(HashMap::new());
+    let gathered: Result<Vec<_>> = pool.install(|| {
+        let one = |path: &PathBuf| {
+            run.check()?;
+            let (evidence, head) = gather(path, &options.node);
+            if let Some(head) = head {
+                let mut heads = heads.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                heads.insert(head, evidence.path.clone());
+            }
+            Ok(evidence)
+        };
+        directories.par_iter().map(one).collect()
+    });
+    scanned.replicas = gathered?;
+    mark_those_in_use(&mut scanned.replicas, &heads.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()));
+    run.event(Event::PhaseDone);
+    if options.deep {
+        deep::look(&directories, &mut scanned.replicas, options.jobs, run)?;
+    }
+    Ok(scanned)
+}
+
+fn volume_of(directory: &Path) -> String {
+    let name = directory.file_name().map(|name| name.to_string_lossy().into_owned());
+    // `.` and the like have no name of their own.
+    let name = name.or_else(|| {
+        let real = std::fs::canonicalize(directory).ok()?;
+        Some(real.file_name()?.to_string_lossy().into_owned())
+    });
+    name.as_deref().map(volume_name).unwrap_or_default().to_owned()
+}
+
+/// All processes are looked at once, not once per replica.
+fn mark_those_in_use(replicas: &mut [Evidence], heads: &HashMap<FileId, String>) {
+    let holders = process::holders_of(heads).found;
+    for holder in holders.iter().filter(|holder| holder.writes) {
+        replicas.iter_mut().filter(|r| r.path == holder.file).for_each(|r| r.in_use = true);
+    }
+}
+
+fn unreadable(path: &Path, error: &Error, node: &str) -> Finding {
+    let mut finding = Finding::new(
+        Code::PathUnreadable,
+        format!("{node}: {error}"),
+        "replicas that are there are missing from the ranking: the best one may be among them",
+    )
+    .on(path.display().to_string());
+    if let (Some(hint), false) = (error.hint(), error.kind() == ErrorKind::Interrupted) {
+        finding = finding.advise(hint);
+    }
+    finding
+}
