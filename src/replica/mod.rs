@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod head;
 pub mod inventory;
 pub mod live;
+pub mod recorded;
 pub mod source;
 
 use std::path::Path;
