@@ -79,7 +79,8 @@ fn every_damage_is_found_named_and_survived() {
 
 #[test]
 fn every_code_of_the_doctor_has_a_damage_or_a_crash_that_shows_it() {
-    // Said when reading by hand, when a process is there, or of real crash states, which have tests of their own.
+    // Said when reading by hand, when a process is there, of real crash states, or by `verify`, all of which have tests
+    // of their own.
     let elsewhere = [
         "new-head-cut-short",
         "snapshot-cut-short",
@@ -106,6 +107,11 @@ fn every_code_of_the_doctor_has_a_damage_or_a_crash_that_shows_it() {
         "clock-off",
         "node-unreachable",
         "path-unreadable",
+        "checksum-mismatch",
+        "checksum-stale",
+        "checksum-doubted",
+        "checksum-unusable",
+        "checksums-absent",
     ];
     for code in lhrecover::model::finding::Code::ALL {
         let shown = damage::ALL.iter().any(|damage| damage.code == code.as_str());

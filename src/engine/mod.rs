@@ -8,6 +8,7 @@
 //! ```
 
 pub mod buffer;
+pub mod checksum;
 pub mod content;
 pub mod copy;
 pub mod diagnose;

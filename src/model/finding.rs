@@ -181,6 +181,16 @@ codes! {
         "The head is open for writing in another process.";
     LiveUnknown = "live-unknown", Info,
         "Not all processes could be looked at; the replica may be in use.";
+    ChecksumMismatch = "checksum-mismatch", Error,
+        "A layer is not what the engine hashed, and the file system says that nobody changed it: it is corrupt.";
+    ChecksumStale = "checksum-stale", Warning,
+        "A layer is not what the engine hashed, and was touched since: it may have been purged, pruned, unmapped or copied.";
+    ChecksumDoubted = "checksum-doubted", Warning,
+        "A layer is what the engine hashed, though the engine itself has once read something else: the disk or the memory is in doubt.";
+    ChecksumUnusable = "checksum-unusable", Warning,
+        "A recorded checksum is damaged, or cannot be read: its layer cannot be verified by it.";
+    ChecksumsAbsent = "checksums-absent", Info,
+        "No layer has a recorded checksum: nothing can be verified by them.";
     CopyFullyAllocated = "copy-fully-allocated", Error,
         "Every layer is fully allocated: a copy turned holes into data, and upper layers hide what is below.";
     CopyNoZeros = "copy-no-zeros", Warning,

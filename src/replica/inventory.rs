@@ -239,10 +239,7 @@ impl Reader<'_> {
         match kind {
             FileKind::VolumeMeta => self.take_volume_meta(),
             FileKind::RevisionCounter => {
-                self.inventory.revision = match read(self.dir, name, revision::MAX_BYTES) {
-                    Ok(bytes) => revision::parse(&bytes).map_or_else(Doc::Damaged, Doc::Good),
-                    Err(why) => why.into(),
-                };
+                self.inventory.revision = document(self.dir, name, revision::MAX_BYTES, revision::parse);
             }
             FileKind::Image(_) => self.inventory.disk(name).image = stat,
             FileKind::Meta { disk } => {
@@ -286,6 +283,19 @@ impl Reader<'_> {
             ),
             Err(why) => why.into(),
         };
+    }
+}
+
+/// What the file `name` in `dir` says, if it has at most `limit_bytes`.
+pub(super) fn document<T>(
+    dir: &Dir,
+    name: &str,
+    limit_bytes: u64,
+    parse: impl Fn(&[u8]) -> std::result::Result<T, Damage>,
+) -> Doc<T> {
+    match read(dir, name, limit_bytes) {
+        Ok(bytes) => parse(&bytes).map_or_else(Doc::Damaged, Doc::Good),
+        Err(why) => why.into(),
     }
 }
 

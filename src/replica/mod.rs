@@ -17,6 +17,7 @@ pub mod head;
 pub mod inventory;
 pub mod live;
 pub mod outlook;
+pub mod recorded;
 pub mod source;
 
 use std::path::Path;
