@@ -143,11 +143,6 @@ impl Clock {
 }
 
 impl Evidence {
-    /// The replica in a sentence: its node and directory.
-    pub fn label(&self) -> String {
-        format!("{}:{}", self.node, self.path)
-    }
-
     /// The snapshots on the live chain, from the head down.
     pub fn live_chain(&self) -> impl Iterator<Item = &SnapshotEvidence> {
         self.snapshots.iter().filter(|snapshot| snapshot.live)

@@ -128,10 +128,9 @@ impl From<&Ranked<'_>> for ReplicaReport {
 pub fn build(collected: &Collected, rankings: &[Ranking<'_>]) -> ScanReport {
     let volumes = rankings.iter().map(|ranking| VolumeReport {
         volume: ranking.volume.clone(),
-        best: ranking.best().map(|best| PlaceReport {
-            node: best.evidence.node.clone(),
-            path: best.evidence.path.clone(),
-        }),
+        best: ranking
+            .best()
+            .map(|best| PlaceReport { node: best.evidence.node.clone(), path: best.evidence.path.clone() }),
         confidence: ranking.confidence,
         doubts: ranking.doubts.clone(),
         replicas: ranking.replicas.iter().map(ReplicaReport::from).collect(),
@@ -181,7 +180,7 @@ pub fn text(report: &ScanReport) -> String {
         let _ = writeln!(text, "{}", table(&volume.replicas));
         for (place, replica) in volume.replicas.iter().enumerate() {
             let why = printable(&replica.reasons.join("; "));
-            let _ = writeln!(text, "  {}  {}  {why}", place + 1, replica.verdict);
+            let _ = writeln!(text, "  {}  {:8}  {why}", place + 1, replica.verdict);
         }
         text.push_str(&conclusion(volume));
         for found in &volume.findings {
@@ -210,12 +209,26 @@ fn conclusion(volume: &VolumeReport) -> String {
 }
 
 const COLUMNS: [&str; 12] = [
-    "#", "node", "directory", "verdict", "size", "data", "head", "snaps", "revision", "flags", "last write", "content",
+    "#",
+    "node",
+    "directory",
+    "verdict",
+    "size",
+    "data",
+    "head",
+    "snaps",
+    "revision",
+    "flags",
+    "last write",
+    "checks",
 ];
 
 fn table(replicas: &[ReplicaReport]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(COLUMNS);
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(COLUMNS);
     for (place, replica) in replicas.iter().enumerate() {
         table.add_row(row(place + 1, replica));
     }

@@ -99,14 +99,15 @@ fn own_paths(args: &Args) -> Result<Vec<PathBuf>> {
     if usual.is_dir() {
         Ok(vec![usual.to_path_buf()])
     } else if args.from.is_empty() {
-        Err(Error::usage("there is no Longhorn data path here")
-            .with_path(usual)
-            .with_hint("name the data path of a Longhorn disk, or a directory of replicas: lhrecover scan PATH"))
+        Err(Error::usage("there is no Longhorn data path here").with_path(usual).with_hint(
+            "name the data path of a Longhorn disk, or a directory of replicas: lhrecover scan PATH",
+        ))
     } else {
         Ok(Vec::new())
     }
 }
 
 fn host_name() -> String {
-    nix::unistd::gethostname().map_or_else(|_| "this machine".into(), |name| name.to_string_lossy().into_owned())
+    nix::unistd::gethostname()
+        .map_or_else(|_| "this machine".into(), |name| name.to_string_lossy().into_owned())
 }

@@ -103,7 +103,7 @@ pub enum Verdict {
     Good,
     /// Readable, but old, incomplete, damaged, or of unknown state.
     Doubtful,
-    /// It cannot be read, or holds nothing.
+    /// It cannot be read, was not filled yet, or holds nothing.
     Unusable,
 }
 
@@ -214,7 +214,8 @@ fn rank_volume<'a>(mut replicas: Vec<&'a Evidence>, clocks: &BTreeMap<String, Cl
 }
 
 fn verdict(this: &Standing, best: &Standing, is_first: bool) -> Verdict {
-    if this.chain == ChainState::Broken || this.filled == Filled::Empty {
+    let holds_nothing = this.state == VolumeState::Rebuilding || this.filled == Filled::Empty;
+    if this.chain == ChainState::Broken || holds_nothing {
         Verdict::Unusable
     } else if !this.is_trustworthy() {
         Verdict::Doubtful
@@ -239,11 +240,18 @@ impl<'a> Volume<'a> {
         Volume { replicas, histories: Histories::new(replicas), siblings: Siblings::new(replicas) }
     }
 
+    /// What a replica is called in a sentence: its node, if no sibling is there too.
+    fn label(&self, replica: usize) -> String {
+        let this = self.replicas[replica];
+        let alone = self.replicas.iter().filter(|other| other.node == this.node).count() == 1;
+        if alone { this.node.clone() } else { format!("{}:{}", this.node, this.path) }
+    }
+
     /// Why a replica is proven to be corrupt, if it is.
     fn corruption(&self, replica: usize) -> Option<String> {
         self.replicas[replica].snapshots.iter().find_map(|snapshot| {
             sums::proof(snapshot).or_else(|| {
-                let sibling = self.replicas[self.siblings.disproved_by(snapshot)?].label();
+                let sibling = self.label(self.siblings.disproved_by(snapshot)?);
                 Some(format!("the checksum of snapshot {} fails here and passes in {sibling}", snapshot.name))
             })
         })

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::model::evidence::{ChainState, Clock};
 use crate::model::finding::{Code, Finding};
 use crate::model::standing::history::Compared;
-use crate::model::standing::words::{Decider, decider, later_by};
+use crate::model::standing::words::{Decider, decider, later_by, stale_sums};
 use crate::model::standing::{Confidence, Filled, SAME_TIME_SECONDS, Standing, Volume};
 
 /// What came of it.
@@ -38,6 +38,9 @@ pub(super) fn judge(
                 "it is the only one found: there is nothing to compare it with".into(),
             );
         }
+        if let Some(stale) = stale_sums(volume.replicas[judge.best]) {
+            judge.doubt(Confidence::Likely, format!("of the best, {stale}"));
+        }
         order[1..].iter().for_each(|&rival| judge.rival(rival));
     } else {
         judge.none_to_trust();
@@ -66,7 +69,7 @@ impl Judge<'_> {
     }
 
     fn label(&self, replica: usize) -> String {
-        self.volume.replicas[replica].label()
+        self.volume.label(replica)
     }
 
     fn none_to_trust(&mut self) {
@@ -75,7 +78,7 @@ impl Judge<'_> {
             Finding::new(
                 Code::NoTrustedReplica,
                 format!("no replica of {volume} can be trusted"),
-                "each is broken, incomplete, damaged, empty, or of unknown state; the first one listed is the least bad",
+                "each is broken, incomplete, damaged, empty, or of unknown state",
             )
             .advise("look for more replicas (other disks, other nodes, backups) before you settle for one of these"),
         );
@@ -129,21 +132,21 @@ impl Judge<'_> {
 
     /// Heads written before they were made.
     fn clocks(&mut self) {
-        for replica in self.volume.replicas.iter().filter(|r| r.written_before_it_began()) {
+        for (i, _) in self.volume.replicas.iter().enumerate().filter(|(_, r)| r.written_before_it_began()) {
             self.judged.findings.push(
                 Finding::new(
                     Code::HeadBeforeCreated,
-                    format!("the head of {} was last written before it was made", replica.label()),
+                    format!("the head of {} was last written before it was made", self.volume.label(i)),
                     "the node's clock was wrong, as after a power cut without a battery: its times prove nothing",
                 )
-                .on(replica.label()),
+                .on(self.volume.label(i)),
             );
         }
     }
 
     fn rival(&mut self, rival: usize) {
         let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
-        let label = other.label();
+        let (label, winner) = (self.label(rival), self.label(self.best));
         self.unknown_history(rival);
         if !self.standings[rival].is_trustworthy() {
             if self.standings[rival].filled == Filled::Filled
@@ -160,7 +163,7 @@ impl Judge<'_> {
         if began_after && !self.volume.histories.share(self.best, rival) {
             self.doubt(
                 Confidence::PersonMustLook,
-                format!("one of {} and {label} was made after the other was last written: two volumes of one name", best.label()),
+                format!("one of {winner} and {label} was made after the other was last written: two volumes of one name"),
             );
         }
         match decider(&self.standings[self.best], &self.standings[rival]) {
@@ -174,8 +177,7 @@ impl Judge<'_> {
                     self.conflict(
                         rival,
                         format!(
-                            "the head of {label} was written {seconds} s after that of the best, {}",
-                            best.label()
+                            "the head of {label} was written {seconds} s after that of the best, {winner}"
                         ),
                     );
                 }
@@ -209,8 +211,8 @@ impl Judge<'_> {
         if seconds > SAME_TIME_SECONDS && !other.times_copied {
             let what = format!(
                 "the head of {} was written {seconds} s after that of the best, {}",
-                other.label(),
-                best.label()
+                self.label(rival),
+                self.label(self.best)
             );
             self.conflict(rival, what);
         }
@@ -239,13 +241,14 @@ impl Judge<'_> {
     fn by_clocks(&mut self, rival: usize, why: &str) {
         let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
         self.doubt(Confidence::Likely, why.to_owned());
-        for replica in [best, other] {
+        for i in [self.best, rival] {
+            let replica = self.volume.replicas[i];
             let clock = self.clocks.get(&replica.node).copied().unwrap_or_default();
             if replica.written_before_it_began() {
-                let why = format!("the head of {} was last written before it was made", replica.label());
+                let why = format!("the head of {} was last written before it was made", self.label(i));
                 self.doubt(Confidence::PersonMustLook, why);
             } else if replica.times_copied {
-                let why = format!("the times of {} are those of a copy", replica.label());
+                let why = format!("the times of {} are those of a copy", self.label(i));
                 self.doubt(Confidence::PersonMustLook, why);
             } else if best.node != other.node && clock.is_wrong() {
                 self.doubt(Confidence::PersonMustLook, format!("the clock of {} is off", replica.node));

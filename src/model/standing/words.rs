@@ -118,7 +118,7 @@ fn advantage(volume: &Volume<'_>, standings: &[Standing], best: usize, rival: Op
         return "it is the only one that can be trusted".into();
     }
     let (this, other) = (volume.replicas[best], volume.replicas[rival]);
-    let label = other.label();
+    let label = volume.label(rival);
     match decider(&standings[best], &standings[rival]) {
         Decider::History => match volume.histories.compare(best, rival) {
             Compared::Ahead(newest) | Compared::Parted(newest, _) => {
@@ -148,7 +148,7 @@ fn advantage(volume: &Volume<'_>, standings: &[Standing], best: usize, rival: Op
 /// What keeps `this` behind the best.
 fn disadvantage(volume: &Volume<'_>, standings: &[Standing], best: usize, this: usize) -> Option<String> {
     let (ours, winner) = (volume.replicas[this], volume.replicas[best]);
-    let label = winner.label();
+    let label = volume.label(best);
     // Said whatever else is wrong with it: what it lacks is what one would lose with it.
     let Reverse(behind) = standings[this].history_behind;
     if let (1.., Compared::Behind(newest)) = (behind, volume.histories.compare(this, best)) {
@@ -188,10 +188,15 @@ pub(super) fn later_by(this: &Evidence, other: &Evidence) -> Option<i64> {
 }
 
 /// Checksums that fail without proving anything.
-fn stale_sums(replica: &Evidence) -> Option<String> {
+pub(super) fn stale_sums(replica: &Evidence) -> Option<String> {
     let stale =
         replica.snapshots.iter().filter(|s| sums::fails(s) && s.change_time_equal != Some(true)).count();
     (stale > 0).then(|| {
-        format!("{stale} recorded checksums do not match, and are older than the files: stale, or damage")
+        let what = if stale == 1 {
+            "a recorded checksum does".into()
+        } else {
+            format!("{stale} recorded checksums do")
+        };
+        format!("{what} not match, and the file was touched since: stale, or damage")
     })
 }

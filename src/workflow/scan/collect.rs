@@ -107,7 +107,8 @@ impl Told {
         if json.len() as u64 > MAX_TOLD_BYTES {
             return Err(fail("it is larger than any scan").with_hint(hint));
         }
-        Told::parse(&json).map_err(|why| fail(&format!("this is not what a scan prints: {why}")).with_hint(hint))
+        Told::parse(&json)
+            .map_err(|why| fail(&format!("this is not what a scan prints: {why}")).with_hint(hint))
     }
 
     /// When the scan was done, by the clock of the node that did it.
@@ -238,12 +239,11 @@ mod tests {
 
     #[test]
     fn a_remote_clock_is_compared_with_ours() {
-        let (sent, received) = ("2026-01-01T00:00:00Z".parse().unwrap(), "2026-01-01T00:00:10Z".parse().unwrap());
-        for (at, off_seconds) in [
-            ("2026-01-01T00:00:03Z", 0),
-            ("2025-12-31T23:59:00Z", -60),
-            ("2026-01-01T01:00:10Z", 3600),
-        ] {
+        let (sent, received) =
+            ("2026-01-01T00:00:00Z".parse().unwrap(), "2026-01-01T00:00:10Z".parse().unwrap());
+        for (at, off_seconds) in
+            [("2026-01-01T00:00:03Z", 0), ("2025-12-31T23:59:00Z", -60), ("2026-01-01T01:00:10Z", 3600)]
+        {
             let mut collected = Collected::default();
             collected.add_remote("pi", told(at), sent, received);
             collected.tidy(&[]);

@@ -68,7 +68,10 @@ fn modified(stat: FileStat) -> Option<Timestamp> {
 fn allocated(inventory: &Inventory) -> u64 {
     let mut seen = HashSet::new();
     let images = inventory.disks.values().filter_map(|disk| disk.image).filter(|image| image.regular);
-    images.filter(|image| seen.insert(image.id)).map(|image| image.allocated_bytes).fold(0, u64::saturating_add)
+    images
+        .filter(|image| seen.insert(image.id))
+        .map(|image| image.allocated_bytes)
+        .fold(0, u64::saturating_add)
 }
 
 fn counter_is_frozen(inventory: &Inventory, head: Option<FileStat>) -> bool {
@@ -82,7 +85,9 @@ fn counter_is_frozen(inventory: &Inventory, head: Option<FileStat>) -> bool {
 fn times_are_a_copys(inventory: &Inventory, head: &Disk, layers: &[String]) -> bool {
     let late = |disk: &Disk| {
         let times = disk.meta_file.zip(created(disk));
-        times.is_some_and(|(file, created)| file.modified.0.saturating_sub(created.as_second()) > COPY_LAG_SECONDS)
+        times.is_some_and(|(file, created)| {
+            file.modified.0.saturating_sub(created.as_second()) > COPY_LAG_SECONDS
+        })
     };
     let all_late = layers.iter().filter_map(|name| inventory.disks.get(name)).all(late);
     let files = head.image.zip(head.meta_file);

@@ -87,7 +87,10 @@ pub fn scan(paths: &[PathBuf], options: &ScanOptions, run: &Run<'_>) -> Result<S
         directories.par_iter().map(one).collect()
     });
     scanned.replicas = gathered?;
-    mark_those_in_use(&mut scanned.replicas, &heads.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()));
+    mark_those_in_use(
+        &mut scanned.replicas,
+        &heads.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()),
+    );
     run.event(Event::PhaseDone);
     if options.deep {
         deep::look(&directories, &mut scanned.replicas, options.jobs, run)?;
