@@ -7,6 +7,7 @@ pub mod event;
 pub mod format;
 pub mod guest;
 pub mod model;
+pub mod node;
 pub mod replica;
 pub mod report;
 pub mod sink;
