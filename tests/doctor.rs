@@ -107,6 +107,7 @@ fn every_code_of_the_doctor_has_a_damage_or_a_crash_that_shows_it() {
         "clock-off",
         "node-unreachable",
         "path-unreadable",
+        "node-version",
         "checksum-mismatch",
         "checksum-stale",
         "checksum-doubted",

@@ -1,10 +1,14 @@
 //! Arguments that several commands share: one flag, one meaning.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::error::Result;
 use crate::model::overlay::Unwritten;
+use crate::node::{SshOptions, Target, parse_push, read_node_file};
 use crate::replica::SourceOptions;
 use crate::sink::guard::DeviceLeave;
 
@@ -120,6 +124,58 @@ pub enum UnwrittenArg {
     Hole,
 }
 
+/// Other nodes, and how they are reached.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Other nodes")]
+pub struct NodeArgs {
+    /// Look at this node, too, over ssh, as your own ssh reaches it; PATH as on this machine (may be given again)
+    #[arg(long, value_name = "[USER@]HOST[:PATH]")]
+    pub node: Vec<OsString>,
+    /// Look at the nodes in this file, one to a line
+    #[arg(long, value_name = "FILE")]
+    pub node_file: Vec<PathBuf>,
+    /// Be root on the nodes by sudo, which must not ask for a password
+    #[arg(long)]
+    pub sudo: bool,
+    /// Use this configuration of ssh instead of your own
+    #[arg(long, value_name = "FILE")]
+    pub ssh_config: Option<PathBuf>,
+    /// How long a node may take in all, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub node_timeout: u64,
+    /// The program to bring along to nodes of another architecture, as `uname -m` has it there: aarch64=PATH (may be
+    /// given again)
+    #[arg(long, value_name = "ARCH=PATH")]
+    pub push_binary: Vec<OsString>,
+}
+
+impl NodeArgs {
+    /// The nodes.
+    ///
+    /// # Errors
+    /// When one is not named as nodes are.
+    pub fn targets(&self) -> Result<Vec<Target>> {
+        let mut targets = self.node.iter().map(|text| Target::parse(text)).collect::<Result<Vec<_>>>()?;
+        for file in &self.node_file {
+            targets.extend(read_node_file(file)?);
+        }
+        Ok(targets)
+    }
+
+    /// How they are reached.
+    ///
+    /// # Errors
+    /// When a program to bring along is not named as it should be.
+    pub fn ssh(&self) -> Result<SshOptions> {
+        Ok(SshOptions {
+            config: self.ssh_config.clone(),
+            sudo: self.sudo,
+            timeout: Duration::from_secs(self.node_timeout),
+            push: self.push_binary.iter().map(|text| parse_push(text)).collect::<Result<_>>()?,
+        })
+    }
+}
+
 /// What leave there is to write to a device.
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Device output")]
@@ -140,7 +196,7 @@ impl DeviceArgs {
 }
 
 /// A number of bytes, with an optional suffix K, M, G or T (powers of 1024; `KiB` and so on as well).
-fn size(text: &str) -> Result<u64, String> {
+fn size(text: &str) -> std::result::Result<u64, String> {
     let trimmed = text.trim();
     let digits_end = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
     let (digits, suffix) = trimmed.split_at(digits_end);

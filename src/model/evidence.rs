@@ -131,6 +131,13 @@ impl Clock {
     /// Longhorn's own salvage takes for the same moment.
     pub const TOLERANCE_SECONDS: i64 = 5;
 
+    /// A clock that said `read`, while ours went from `sent` to `received`. It may have been cut to whole seconds.
+    pub fn read(read: Timestamp, sent: Timestamp, received: Timestamp) -> Self {
+        let (read, sent, received) = (read.as_second(), sent.as_second(), received.as_second());
+        let off_seconds = if read < sent { read - sent } else { (read - received).max(0) };
+        Clock::Compared { off_seconds }
+    }
+
     /// Whether its times can be compared with ours.
     pub fn is_right(self) -> bool {
         matches!(self, Clock::Compared { off_seconds } if off_seconds.abs() <= Self::TOLERANCE_SECONDS)

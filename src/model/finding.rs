@@ -209,6 +209,8 @@ codes! {
         "A node's clock is not ours: its times cannot be compared with those of other nodes.";
     NodeUnreachable = "node-unreachable", Warning,
         "A node could not be scanned; what it holds is not in the ranking.";
+    NodeVersion = "node-version", Warning,
+        "A node has another version of this program, and its own was used.";
     PathUnreadable = "path-unreadable", Warning,
         "A directory could not be scanned; what it holds is not in the ranking.";
     DeviceLarger = "device-larger", Info,

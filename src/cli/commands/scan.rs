@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::Outcome;
+use crate::cli::args::NodeArgs;
 use crate::cli::signals::cancel_on_signals;
 use crate::cli::ui::Ui;
 use crate::engine::pipeline;
@@ -10,10 +11,12 @@ use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::model::finding::Severity;
 use crate::model::standing::{Confidence, rank};
+use crate::node::Target;
 use crate::replica::discover::DEFAULT_DATA_PATH;
 use crate::report::scan as report;
+use crate::workflow::scan::ScanOptions;
 use crate::workflow::scan::collect::{Collected, Told};
-use crate::workflow::scan::{ScanOptions, scan};
+use crate::workflow::scan::everywhere::scan_everywhere;
 
 /// Arguments of `scan`.
 #[derive(Debug, clap::Args)]
@@ -39,30 +42,29 @@ pub struct Args {
     /// What to call this machine; its host name without it
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
+    #[command(flatten)]
+    nodes: NodeArgs,
 }
 
 /// Scans, ranks and shows.
 ///
 /// # Errors
-/// When a file of an earlier scan cannot be used, there is nothing to look at, or the run is interrupted. A path or a
-/// replica that cannot be read is a finding.
+/// When a node is not named as nodes are, a file of an earlier scan cannot be used, there is nothing to look at, or the run is interrupted. A path, a
+/// replica or a node that cannot be read is a finding.
 pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
     let cancel = cancel_on_signals()?;
     let run = Run { observer: ui, cancel: &cancel };
-    let mut collected = Collected::default();
+    let (nodes, ssh) = (args.nodes.targets()?, args.nodes.ssh()?);
     let told = args.from.iter().map(|path| Told::read(path)).collect::<Result<Vec<_>>>()?;
-    let paths = own_paths(args)?;
-    let alone = paths.is_empty() && told.len() == 1;
-    if !paths.is_empty() {
-        let options = ScanOptions {
-            node: args.node_name.clone().unwrap_or_else(host_name),
-            volumes: args.volume.clone(),
-            deep: args.deep,
-            jobs: args.jobs.map_or_else(pipeline::default_workers, usize::from),
-        };
-        let scanned = scan(&paths, &options, &run)?;
-        collected.add_own(&options.node, scanned);
-    }
+    let paths = own_paths(args, &nodes)?;
+    let alone = paths.is_empty() && nodes.is_empty() && told.len() == 1;
+    let options = ScanOptions {
+        node: args.node_name.clone().unwrap_or_else(host_name),
+        volumes: args.volume.clone(),
+        deep: args.deep,
+        jobs: args.jobs.map_or_else(pipeline::default_workers, usize::from),
+    };
+    let mut collected = scan_everywhere(&paths, &nodes, &options, &ssh, &run)?;
     told.into_iter().for_each(|told| collected.add_told(told, alone));
     collected.tidy(&args.volume);
     show(args, &collected, ui)
@@ -91,14 +93,14 @@ fn show(args: &Args, collected: &Collected, ui: &Ui) -> Result<Outcome> {
 
 /// What to look at on this machine. When other nodes are looked at, too, the usual place is looked at if it is there:
 /// to leave out the machine one is on would be a mistake that is easily made.
-fn own_paths(args: &Args) -> Result<Vec<PathBuf>> {
+fn own_paths(args: &Args, nodes: &[Target]) -> Result<Vec<PathBuf>> {
     if !args.paths.is_empty() {
         return Ok(args.paths.clone());
     }
     let usual = Path::new(DEFAULT_DATA_PATH);
     if usual.is_dir() {
         Ok(vec![usual.to_path_buf()])
-    } else if args.from.is_empty() {
+    } else if args.from.is_empty() && nodes.is_empty() {
         Err(Error::usage("there is no Longhorn data path here").with_path(usual).with_hint(
             "name the data path of a Longhorn disk, or a directory of replicas: lhrecover scan PATH",
         ))

@@ -131,23 +131,21 @@ impl Collected {
         self.findings.extend(scanned.findings);
     }
 
-    /// Adds what the node called `node` said over ssh; whatever it calls itself, it is this one. Its clock was read
-    /// while ours went from `sent_at` to `received_at`.
-    pub fn add_remote(&mut self, node: &str, told: Told, sent_at: Timestamp, received_at: Timestamp) {
+    /// Adds what the node called `node` said over ssh; whatever it calls itself, it is this one.
+    pub fn add_remote(&mut self, node: &str, told: Told, clock: Clock, warnings: Vec<String>) {
         let scanned_at = told.scanned_at();
-        let clock = scanned_at.map_or(Clock::Unknown, |at| Clock::Compared {
-            off_seconds: if at < sent_at {
-                at.as_second() - sent_at.as_second()
-            } else if at > received_at {
-                at.as_second() - received_at.as_second()
-            } else {
-                0
-            },
-        });
         self.nodes.push(NodeSeen { node: node.to_owned(), clock, scanned_at, error: None });
         let replicas = told.volumes.into_iter().flat_map(|volume| volume.replicas);
         self.replicas.extend(replicas.map(|replica| Evidence { node: node.to_owned(), ..replica }));
         self.findings.extend(told.findings.into_iter().filter_map(ToldFinding::unread));
+        self.findings.extend(warnings.into_iter().map(|warning| {
+            Finding::new(
+                Code::NodeVersion,
+                format!("node {node}: {warning}"),
+                "what it found may have been judged by other rules",
+            )
+            .advise("install the same version there, or let this one be brought along")
+        }));
     }
 
     /// Adds what was scanned elsewhere, perhaps on several nodes. How their clocks stand to each other is known
@@ -239,15 +237,19 @@ mod tests {
 
     #[test]
     fn a_remote_clock_is_compared_with_ours() {
-        let (sent, received) =
-            ("2026-01-01T00:00:00Z".parse().unwrap(), "2026-01-01T00:00:10Z".parse().unwrap());
-        for (at, off_seconds) in
-            [("2026-01-01T00:00:03Z", 0), ("2025-12-31T23:59:00Z", -60), ("2026-01-01T01:00:10Z", 3600)]
-        {
+        let [sent, received] = ["2026-01-01T00:00:00.5Z", "2026-01-01T00:00:10Z"].map(|t| t.parse().unwrap());
+        for (at, off_seconds) in [
+            ("2026-01-01T00:00:00Z", 0),
+            ("2026-01-01T00:00:03Z", 0),
+            ("2025-12-31T23:59:00Z", -60),
+            ("2026-01-01T01:00:10Z", 3600),
+        ] {
+            let clock = Clock::read(at.parse().unwrap(), sent, received);
+            assert_eq!(clock, Clock::Compared { off_seconds }, "{at}");
             let mut collected = Collected::default();
-            collected.add_remote("pi", told(at), sent, received);
+            collected.add_remote("pi", told(at), clock, Vec::new());
             collected.tidy(&[]);
-            assert_eq!(collected.clocks()["pi"], Clock::Compared { off_seconds }, "{at}");
+            assert_eq!(collected.clocks()["pi"], clock);
             assert_eq!(collected.replicas[0].node, "pi");
             let codes: Vec<_> = collected.findings.iter().map(|f| f.code.as_str()).collect();
             let off = if off_seconds == 0 { None } else { Some("clock-off") };

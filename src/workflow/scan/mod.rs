@@ -6,6 +6,7 @@
 
 pub mod collect;
 mod deep;
+pub mod everywhere;
 mod gather;
 
 use std::collections::HashMap;
