@@ -59,7 +59,7 @@ impl Ui {
     /// When standard output cannot be written. A reader that went away is none.
     pub fn result(&self, value: &impl Serialize, text: &str) -> Result<()> {
         if self.json {
-            self.print(&json::text(value)?)
+            printed(json::write(value, &mut io::stdout().lock()))
         } else if self.quiet {
             Ok(())
         } else {
@@ -73,10 +73,7 @@ impl Ui {
     /// When standard output cannot be written. A reader that went away is none.
     pub fn print(&self, text: &str) -> Result<()> {
         let mut out = io::stdout().lock();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.map_err(|e| Error::output("cannot write to standard output").caused_by(e)),
-        }
+        printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
     }
 
     /// Says something on standard error, unless only errors and warnings are wanted.
@@ -210,6 +207,14 @@ fn bar(name: &str, total_bytes: Option<u64>) -> ProgressBar {
     bar.set_message(name.to_owned());
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
+}
+
+/// A reader that went away is no error.
+fn printed(written: io::Result<()>) -> Result<()> {
+    match written {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|e| Error::output("cannot write to standard output").caused_by(e)),
+    }
 }
 
 fn kind(kind: ErrorKind) -> &'static str {

@@ -14,7 +14,7 @@ use crate::workflow::scan::collect::{Collected, NodeSeen, SCHEMA_VERSION};
 
 /// Everything `scan` shows.
 #[derive(Clone, Debug, Serialize)]
-pub struct ScanReport {
+pub struct ScanReport<'a> {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
     /// The version that did it.
@@ -22,7 +22,7 @@ pub struct ScanReport {
     /// The nodes that were looked at.
     pub nodes: Vec<NodeReport>,
     /// The volumes, by name.
-    pub volumes: Vec<VolumeReport>,
+    pub volumes: Vec<VolumeReport<'a>>,
     /// What could not be looked at, and clocks that are off. What is wrong with a volume stands with it.
     pub findings: Vec<FindingReport>,
 }
@@ -42,7 +42,7 @@ pub struct NodeReport {
 
 /// A volume and its replicas.
 #[derive(Clone, Debug, Serialize)]
-pub struct VolumeReport {
+pub struct VolumeReport<'a> {
     /// Its name.
     pub volume: String,
     /// The replica to take; `null` when none can be trusted.
@@ -52,7 +52,7 @@ pub struct VolumeReport {
     /// Why it is not certain.
     pub doubts: Vec<String>,
     /// The replicas, best first.
-    pub replicas: Vec<ReplicaReport>,
+    pub replicas: Vec<ReplicaReport<'a>>,
     /// Where they contradict each other, and what is wrong with the volume as a whole.
     pub findings: Vec<FindingReport>,
 }
@@ -68,16 +68,16 @@ pub struct PlaceReport {
 
 /// A replica in its place.
 #[derive(Clone, Debug, Serialize)]
-pub struct ReplicaReport {
+pub struct ReplicaReport<'a> {
     /// What is known of it.
     #[serde(flatten)]
-    pub evidence: Evidence,
+    pub evidence: &'a Evidence,
     /// Its rank among its siblings.
-    pub standing: Standing,
+    pub standing: &'a Standing,
     /// What to think of it.
     pub verdict: Verdict,
     /// Why, the weightiest first.
-    pub reasons: Vec<String>,
+    pub reasons: &'a [String],
 }
 
 /// The winners alone.
@@ -113,19 +113,19 @@ impl From<&NodeSeen> for NodeReport {
     }
 }
 
-impl From<&Ranked<'_>> for ReplicaReport {
-    fn from(ranked: &Ranked<'_>) -> Self {
+impl<'a> From<&'a Ranked<'_>> for ReplicaReport<'a> {
+    fn from(ranked: &'a Ranked<'_>) -> Self {
         ReplicaReport {
-            evidence: ranked.evidence.clone(),
-            standing: ranked.standing.clone(),
+            evidence: ranked.evidence,
+            standing: &ranked.standing,
             verdict: ranked.verdict,
-            reasons: ranked.reasons.clone(),
+            reasons: &ranked.reasons,
         }
     }
 }
 
 /// Builds the report of what was collected and how it ranks.
-pub fn build(collected: &Collected, rankings: &[Ranking<'_>]) -> ScanReport {
+pub fn build<'a>(collected: &Collected, rankings: &'a [Ranking<'_>]) -> ScanReport<'a> {
     let volumes = rankings.iter().map(|ranking| VolumeReport {
         volume: ranking.volume.clone(),
         best: ranking
@@ -146,8 +146,8 @@ pub fn build(collected: &Collected, rankings: &[Ranking<'_>]) -> ScanReport {
 }
 
 /// The winners alone.
-pub fn best(report: &ScanReport) -> BestReport {
-    let winner = |volume: &VolumeReport| {
+pub fn best(report: &ScanReport<'_>) -> BestReport {
+    let winner = |volume: &VolumeReport<'_>| {
         let place = volume.best.clone()?;
         Some(WinnerReport {
             volume: volume.volume.clone(),
@@ -173,7 +173,7 @@ pub fn best_lines(report: &BestReport) -> String {
 }
 
 /// The report as text: a table per volume, and the reasons below it.
-pub fn text(report: &ScanReport) -> String {
+pub fn text(report: &ScanReport<'_>) -> String {
     let mut text = String::new();
     for volume in &report.volumes {
         let _ = writeln!(text, "volume {}", printable(&volume.volume));
@@ -197,7 +197,7 @@ pub fn text(report: &ScanReport) -> String {
     text
 }
 
-fn conclusion(volume: &VolumeReport) -> String {
+fn conclusion(volume: &VolumeReport<'_>) -> String {
     let doubts = volume.doubts.iter().map(|doubt| format!(" ({})", printable(doubt))).collect::<String>();
     match &volume.best {
         Some(best) => {
@@ -223,7 +223,7 @@ const COLUMNS: [&str; 12] = [
     "checks",
 ];
 
-fn table(replicas: &[ReplicaReport]) -> Table {
+fn table(replicas: &[ReplicaReport<'_>]) -> Table {
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)
@@ -240,7 +240,7 @@ fn table(replicas: &[ReplicaReport]) -> Table {
     table
 }
 
-fn row(place: usize, replica: &ReplicaReport) -> [String; 12] {
+fn row(place: usize, replica: &ReplicaReport<'_>) -> [String; 12] {
     let Evidence { node, path, size_bytes, head, snapshots, .. } = &replica.evidence;
     let e = &replica.evidence;
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());

@@ -83,7 +83,8 @@ fn show(args: &Args, collected: &Collected, ui: &Ui) -> Result<Outcome> {
         let of_volumes = report.volumes.iter().flat_map(|volume| &volume.findings);
         of_volumes.chain(&report.findings).for_each(|found| ui.findings(std::slice::from_ref(found)));
     } else {
-        ui.result(&report, &report::text(&report))?;
+        let text = if ui.json { String::new() } else { report::text(&report) };
+        ui.result(&report, &text)?;
     }
     let findings = rankings.iter().flat_map(|ranking| &ranking.findings).chain(&collected.findings);
     let worst = findings.map(crate::model::finding::Finding::severity).max();
