@@ -47,8 +47,7 @@ const MACHINES: [(&str, Machine); 12] = [
 #[derive(Debug)]
 pub struct Program {
     file: File,
-    /// Where it is.
-    pub path: PathBuf,
+    path: PathBuf,
     /// Its length in bytes.
     pub size_bytes: u64,
     read_bytes: u64,
@@ -61,7 +60,8 @@ impl Read for Program {
         let most = usize::try_from(left_bytes).unwrap_or(usize::MAX).min(into.len());
         let read = self.file.read(&mut into[..most])?;
         if read == 0 && most > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            let what = format!("{} ended before its time", self.path.display());
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
         }
         self.read_bytes += read as u64;
         Ok(read)

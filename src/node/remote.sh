@@ -66,12 +66,16 @@ push() {
     # shellcheck disable=SC2046
     if [ $(wc -c <"$dir/lhrecover") -ne "$1" ]; then
         say failed "it did not arrive whole in $dir"
-    elif is=$("$dir/lhrecover" --version </dev/null 2>&1); then
-        pushed=$dir/lhrecover
-        say pushed "$is"
-    else
-        say failed "it does not run there: $is"
+        return
     fi
+    is=$("$dir/lhrecover" --version </dev/null 2>&1)
+    case $is in
+        'lhrecover '*)
+            pushed=$dir/lhrecover
+            say pushed "$is"
+            ;;
+        *) say failed "it does not run there: $is" ;;
+    esac
 }
 
 find_one

@@ -1,6 +1,6 @@
 //! Runs lhrecover on another machine, over the system's own `ssh`.
 //!
-//! One connection does it all (somebody may have to touch a key for each): the script of [`super::script`] looks for
+//! One connection does it all (somebody may have to touch a key for each): the script of `script.rs` looks for
 //! the program there, takes ours over the same connection if need be, runs it and removes it. ssh is the user's: its
 //! configuration, keys, agent and jump hosts count. What does not count is a configuration that takes host keys
 //! unseen, or asks questions: nobody is there to answer, and a recovery is no time to trust strangers.
@@ -86,7 +86,7 @@ pub struct RemoteOutput {
     pub clock: Option<ClockReading>,
     /// Whether the program was brought along, and removed again.
     pub pushed: bool,
-    /// What somebody should know though it worked: the program there is of another version.
+    /// What somebody should know though it worked, without the node's name: that it ran another version.
     pub warnings: Vec<String>,
 }
 
@@ -164,10 +164,10 @@ struct Call<'a> {
     doing: &'static str,
 }
 
-/// Which program will be run.
+/// Which program will be run, and what somebody should know about it.
 struct Agreed {
     pushed: bool,
-    warnings: Vec<String>,
+    warning: Option<String>,
 }
 
 impl Call<'_> {
@@ -180,7 +180,7 @@ impl Call<'_> {
             return Err(self.failed(&format!("its architecture is said to be {arch:?}")));
         }
         if has == "same" {
-            return Ok(Agreed { pushed: false, warnings: Vec::new() });
+            return Ok(Agreed { pushed: false, warning: None });
         }
         let why_not = match binary::suitable(arch, &self.options.push)? {
             None => format!("there is none of this version here for its architecture, {arch}"),
@@ -190,14 +190,11 @@ impl Call<'_> {
             },
         };
         match other {
-            Some(other) => Ok(Agreed {
-                pushed: false,
-                warnings: vec![format!(
-                    "node {} ran its own {}, and this is lhrecover {VERSION}: {why_not}",
-                    self.target.destination(),
-                    blame::last_lines(other),
-                )],
-            }),
+            Some(other) => {
+                let its_own = blame::last_lines(other);
+                let warning = format!("it ran its own {its_own}, and this is lhrecover {VERSION}: {why_not}");
+                Ok(Agreed { pushed: false, warning: Some(warning) })
+            }
             None => Err(Error::new(
                 ErrorKind::External,
                 format!("node {} has no lhrecover, and {why_not}", self.target.destination()),
@@ -215,18 +212,12 @@ impl Call<'_> {
         self.talk.send(Cursor::new(order).chain(program));
         let answer = self.expect(&["pushed", "failed"], GREETING_MAX_BYTES)?;
         let says = blame::last_lines(&answer.rest);
-        Ok(match says.strip_prefix("lhrecover ") {
-            _ if answer.verb == "failed" => Err(says),
-            None => Err(format!("it says that it is {says:?}")),
-            Some(VERSION) => Ok(Agreed { pushed: true, warnings: Vec::new() }),
-            Some(_) => Ok(Agreed {
-                pushed: true,
-                warnings: vec![format!(
-                    "what was sent to {} is {says}, and this is lhrecover {VERSION}",
-                    self.target
-                )],
-            }),
-        })
+        if answer.verb == "failed" {
+            return Ok(Err(says));
+        }
+        let other = says.strip_prefix("lhrecover ") != Some(VERSION);
+        let warning = other.then(|| format!("it ran what was sent, {says}, and this is lhrecover {VERSION}"));
+        Ok(Ok(Agreed { pushed: true, warning }))
     }
 
     /// Has the program run, and hears it out.
@@ -249,7 +240,7 @@ impl Call<'_> {
             received_at,
             clock: read_at.map(|read_at| ClockReading { sent_at, read_at, received_at: begun_at }),
             pushed: agreed.pushed,
-            warnings: agreed.warnings,
+            warnings: agreed.warning.into_iter().collect(),
         })
     }
 

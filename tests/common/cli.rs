@@ -15,10 +15,11 @@ use serde_json::Value;
 /// How long any run may take; far more than one needs, and far less than a hang.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_lhrecover");
+/// The program.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_lhrecover");
 
 /// Names the emulator, with its arguments, that runs a program built for another machine (`scripts/test-aarch64`).
-const EMULATOR: &str = "LHRECOVER_TEST_EMULATOR";
+pub const EMULATOR: &str = "LHRECOVER_TEST_EMULATOR";
 
 /// What the kernel calls a process that runs the program: the beginning of the file name.
 fn running_name() -> String {

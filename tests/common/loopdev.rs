@@ -79,6 +79,22 @@ impl Mounted {
         run("mount", &[device, point]);
         Mounted { point: point.to_path_buf() }
     }
+
+    /// Mounts a tmpfs with these options at the existing directory `point`.
+    pub fn tmpfs(options: &str, point: &Path) -> Self {
+        run(
+            "mount",
+            &[
+                OsStr::new("-t"),
+                OsStr::new("tmpfs"),
+                OsStr::new("-o"),
+                OsStr::new(options),
+                OsStr::new("none"),
+                point.as_os_str(),
+            ],
+        );
+        Mounted { point: point.to_path_buf() }
+    }
 }
 
 impl Drop for Mounted {
