@@ -179,10 +179,8 @@ pub(super) fn judge_source(
     let found = judge::judge(layers, survey, *has_backing, *volume_bytes, unwritten);
     let damage = found.iter().find(|f| f.code == Code::CopyFullyAllocated);
     if let (Some(damage), false) = (damage, accept_copy_damage) {
-        return Err(Error::refused(format!("{}: {}", damage.what, damage.meaning)).with_hint(format!(
-            "{}; to read it all the same: --accept-copy-damage",
-            damage.advice
-        )));
+        return Err(Error::refused(format!("{}: {}", damage.what, damage.meaning))
+            .with_hint(format!("{}; to read it all the same: --accept-copy-damage", damage.advice)));
     }
     let inside = content::glance(source, survey, run)?;
     Ok(source.findings.iter().cloned().chain(found).chain(inside).collect())
