@@ -113,6 +113,9 @@ fn every_code_of_the_doctor_has_a_damage_or_a_crash_that_shows_it() {
         "checksum-doubted",
         "checksum-unusable",
         "checksums-absent",
+        "image-differs",
+        "layer-changed",
+        "nothing-in-common",
     ];
     for code in lhrecover::model::finding::Code::ALL {
         let shown = damage::ALL.iter().any(|damage| damage.code == code.as_str());

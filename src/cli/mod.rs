@@ -53,6 +53,8 @@ pub enum Command {
     Inspect(commands::inspect::Args),
     /// Find the replicas of every volume, rank them, and say why
     Scan(commands::scan::Args),
+    /// Verify a replica: against the checksums that the engine recorded, an image, another replica, or earlier digests
+    Verify(commands::verify::Args),
     /// Print shell completions
     Completions(commands::completions::Args),
     /// Print the manual page, or write one page per command
@@ -100,6 +102,7 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
         Command::Merge(args) => commands::merge::run(args, ui),
         Command::Inspect(args) => commands::inspect::run(&args, ui),
         Command::Scan(args) => commands::scan::run(&args, ui),
+        Command::Verify(args) => commands::verify::run(&args, ui),
         Command::Completions(args) => commands::completions::run(&args, ui),
         Command::Man(args) => commands::man::run(&args, ui),
     }

@@ -9,15 +9,19 @@
 
 pub mod buffer;
 pub mod checksum;
+pub mod compare;
 pub mod content;
 pub mod copy;
 pub mod diagnose;
+pub mod differences;
 pub mod digest;
 pub mod judge;
 pub mod layer_digest;
+pub mod medium;
 pub mod pieces;
 pub mod pipeline;
 pub mod plan;
+pub mod siblings;
 pub mod stream;
 pub mod sums;
 pub mod sweep;

@@ -32,27 +32,41 @@ pub fn default_workers() -> usize {
 /// # Errors
 /// What the sweep or `work` failed with; [`ErrorKind::Interrupted`](crate::error::ErrorKind) when cancelled.
 pub fn for_each_batch(
-    batches: Batches<'_>,
+    mut batches: Batches<'_>,
     workers: usize,
     run: &Run<'_>,
     work: impl Fn(&Batch, &mut Buffer) -> Result<()> + Sync,
 ) -> Result<()> {
+    for_each(|| batches.next_batch(), workers, run, work)
+}
+
+/// Gives everything that `next` has to one of `workers` threads, and returns the first error that any of them met.
+///
+/// # Errors
+/// What `next` or `work` failed with; [`ErrorKind::Interrupted`](crate::error::ErrorKind) when cancelled.
+pub fn for_each<T: Send>(
+    next: impl FnMut() -> Result<Option<T>>,
+    workers: usize,
+    run: &Run<'_>,
+    work: impl Fn(&T, &mut Buffer) -> Result<()> + Sync,
+) -> Result<()> {
     let failure = Failure::default();
+    let workers = workers.max(1);
     thread::scope(|scope| {
-        let (send, receive) = bounded::<Batch>(workers * QUEUE_PER_WORKER);
-        for _ in 0..workers.max(1) {
+        let (send, receive) = bounded::<T>(workers * QUEUE_PER_WORKER);
+        for _ in 0..workers {
             let (receive, failure, work) = (receive.clone(), &failure, &work);
             scope.spawn(move || {
                 let mut buffer = Buffer::new(BUFFER_BYTES);
-                for batch in receive {
-                    if !failure.none_from(run.check().and_then(|()| work(&batch, &mut buffer))) {
+                for item in receive {
+                    if !failure.none_from(run.check().and_then(|()| work(&item, &mut buffer))) {
                         break;
                     }
                 }
             });
         }
         drop(receive);
-        sweep(batches, &send, &failure);
+        hand_out(next, &send, &failure);
     });
     failure.into_result()
 }
@@ -64,7 +78,7 @@ pub fn for_each_batch(
 /// # Errors
 /// What the sweep, `read` or `write` failed with; [`ErrorKind::Interrupted`](crate::error::ErrorKind) when cancelled.
 pub fn read_then_write<T: Send, W: Send>(
-    batches: Batches<'_>,
+    mut batches: Batches<'_>,
     readers: usize,
     run: &Run<'_>,
     read: impl Fn(&Batch, &mut Buffer) -> Result<T> + Sync,
@@ -112,7 +126,7 @@ pub fn read_then_write<T: Send, W: Send>(
                 let _ = spare_send.send(buffer);
             }
         });
-        sweep(batches, &send, failure);
+        hand_out(|| batches.next_batch(), &send, failure);
     });
     failure.into_result()
 }
@@ -124,12 +138,12 @@ const SETTLE_QUEUE: usize = 64;
 /// How many buffers there are per reader: one that it fills, and one that waits for the writer.
 const BUFFERS_PER_READER: usize = 2;
 
-/// Sends all batches, until there are no more or something failed.
-fn sweep(mut batches: Batches<'_>, send: &Sender<Batch>, failure: &Failure) {
+/// Sends all that `next` has, until there is no more or something failed.
+fn hand_out<T>(mut next: impl FnMut() -> Result<Option<T>>, send: &Sender<T>, failure: &Failure) {
     while !failure.is_failed() {
-        match batches.next_batch() {
-            Ok(Some(batch)) => {
-                if send.send(batch).is_err() {
+        match next() {
+            Ok(Some(item)) => {
+                if send.send(item).is_err() {
                     break;
                 }
             }

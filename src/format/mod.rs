@@ -8,6 +8,7 @@
 pub mod checksum;
 pub mod json;
 pub mod layer_meta;
+pub mod layer_sums;
 pub mod names;
 pub mod qcow2;
 pub mod revision;

@@ -191,6 +191,12 @@ codes! {
         "A recorded checksum is damaged, or cannot be read: its layer cannot be verified by it.";
     ChecksumsAbsent = "checksums-absent", Info,
         "No layer has a recorded checksum: nothing can be verified by them.";
+    ImageDiffers = "image-differs", Error,
+        "An image is not what the replica holds.";
+    LayerChanged = "layer-changed", Warning,
+        "A layer is not what was recorded of it before, or is gone.";
+    NothingInCommon = "nothing-in-common", Warning,
+        "Two directories have no snapshot in common: nothing could be compared.";
     CopyFullyAllocated = "copy-fully-allocated", Error,
         "Every layer is fully allocated: a copy turned holes into data, and upper layers hide what is below.";
     CopyNoZeros = "copy-no-zeros", Warning,
@@ -200,7 +206,7 @@ codes! {
     SiblingHasMore = "sibling-has-more", Warning,
         "Another replica of the volume has something that the best one lacks: a snapshot, or later writes.";
     SnapshotDiffers = "snapshot-differs", Warning,
-        "Two replicas have the same snapshot with another size or checksum.";
+        "Two replicas have the same snapshot with another size, checksum or content.";
     SiblingSizeDiffers = "sibling-size-differs", Warning,
         "Two replicas that can be trusted say different sizes of the volume.";
     HeadBeforeCreated = "head-before-created", Warning,

@@ -54,21 +54,31 @@ impl ReplicaDir {
 
     /// The state that `--at` means.
     fn view_at(&self, wanted: &str) -> Result<View> {
+        let file = self.find_layer(wanted)?;
+        Ok(match names::disk_kind(file) {
+            DiskKind::Head => View::Head(file.to_owned()),
+            _ => View::Snapshot(file.to_owned()),
+        })
+    }
+
+    /// The file name of the layer that `wanted` means: a snapshot's name, a file name, or the beginning of either.
+    ///
+    /// # Errors
+    /// `Usage` when none or several could be meant; the hint names what is there.
+    pub fn find_layer(&self, wanted: &str) -> Result<&str> {
         let disks = &self.inventory().disks;
-        match find_snapshot(wanted, disks.keys().map(String::as_str)) {
-            Ok(file) if names::disk_kind(file) == DiskKind::Head => Ok(View::Head(file.to_owned())),
-            Ok(file) => Ok(View::Snapshot(file.to_owned())),
-            Err(NotFound::Ambiguous(candidates)) => {
-                Err(Error::usage(format!("{wanted:?} could mean {} snapshots", candidates.len()))
-                    .with_hint(format!("one of: {}", list(candidates.iter().map(|c| short(c))))))
+        find_snapshot(wanted, disks.keys().map(String::as_str)).map_err(|not_found| match not_found {
+            NotFound::Ambiguous(candidates) => {
+                Error::usage(format!("{wanted:?} could mean {} snapshots", candidates.len()))
+                    .with_hint(format!("one of: {}", list(candidates.iter().map(|c| short(c)))))
             }
-            Err(NotFound::Nothing) => {
+            NotFound::Nothing => {
                 let there = disks.keys().filter_map(|disk| names::snapshot_name(disk));
-                Err(Error::usage(format!("there is no snapshot {wanted:?}"))
+                Error::usage(format!("there is no snapshot {wanted:?}"))
                     .with_path(self.path())
-                    .with_hint(format!("the replica has: {}", list(there))))
+                    .with_hint(format!("the replica has: {}", list(there)))
             }
-        }
+        })
     }
 
     /// `volume.meta` cannot be used and not everything was given by hand.

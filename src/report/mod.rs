@@ -10,3 +10,4 @@ pub mod json;
 pub mod merge;
 pub mod scan;
 mod tree;
+pub mod verify;

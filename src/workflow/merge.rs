@@ -119,13 +119,8 @@ pub fn merge(
 ) -> Result<Merged> {
     let started = Instant::now();
     let source = replica.open_source(&options.source)?;
-    let head_may_change = source.live.is_live() && matches!(source.view, View::Head(_));
-    if options.verify && head_may_change {
-        return Err(Error::usage(
-            "what is read of a head that is in use cannot be verified: it changes meanwhile",
-        )
-        .with_path(replica.path())
-        .with_hint("leave --verify out, or read a snapshot with --at"));
+    if options.verify {
+        refuse_changing_head(&source, replica)?;
     }
     run.event(Event::Phase { name: "surveying", total_bytes: None });
     let survey = sweep::survey(&source.layers, source.volume_bytes, options.unwritten, run)?;
@@ -154,6 +149,43 @@ pub fn merge(
     })
 }
 
+/// Refuses to compare anything with a head that changes meanwhile.
+///
+/// # Errors
+/// `Usage` when the head is in use.
+pub(super) fn refuse_changing_head(source: &Source, replica: &ReplicaDir) -> Result<()> {
+    if source.live.is_live() && matches!(source.view, View::Head(_)) {
+        return Err(Error::usage(
+            "what is read of a head that is in use cannot be verified: it changes meanwhile",
+        )
+        .with_path(replica.path())
+        .with_hint("detach the volume first, or read a snapshot with --at"));
+    }
+    Ok(())
+}
+
+/// What opening a source and surveying it has found; a damaged copy needs leave.
+///
+/// # Errors
+/// `Refused` without that leave; `Source` when a layer cannot be read; interrupted when the run is cancelled.
+pub(super) fn judge_source(
+    source: &Source,
+    survey: &Survey,
+    unwritten: Unwritten,
+    accept_copy_damage: bool,
+    run: &Run<'_>,
+) -> Result<Vec<Finding>> {
+    let Source { layers, has_backing, volume_bytes, .. } = source;
+    let found = judge::judge(layers, survey, *has_backing, *volume_bytes, unwritten);
+    let damage = found.iter().find(|f| f.code == Code::CopyFullyAllocated);
+    if let (Some(damage), false) = (damage, accept_copy_damage) {
+        return Err(Error::refused(format!("{}: {}", damage.what, damage.meaning))
+            .with_hint(format!("{}; to read it all the same: --accept-copy-damage", damage.advice)));
+    }
+    let inside = content::glance(source, survey, run)?;
+    Ok(source.findings.iter().cloned().chain(found).chain(inside).collect())
+}
+
 /// What all outputs have in common.
 struct Merge<'a> {
     source: &'a Source,
@@ -176,15 +208,8 @@ struct Done {
 impl Merge<'_> {
     /// The findings so far; a damaged copy needs leave.
     fn judge(&self) -> Result<Vec<Finding>> {
-        let Source { layers, has_backing, volume_bytes, .. } = self.source;
-        let found = judge::judge(layers, self.survey, *has_backing, *volume_bytes, self.options.unwritten);
-        let damage = found.iter().find(|f| f.code == Code::CopyFullyAllocated);
-        if let (Some(damage), false) = (damage, self.options.accept_copy_damage) {
-            return Err(Error::refused(format!("{}: {}", damage.what, damage.meaning))
-                .with_hint(format!("{}; to merge it all the same: --accept-copy-damage", damage.advice)));
-        }
-        let inside = content::glance(self.source, self.survey, self.run)?;
-        Ok(self.source.findings.iter().cloned().chain(found).chain(inside).collect())
+        let MergeOptions { unwritten, accept_copy_damage, .. } = *self.options;
+        judge_source(self.source, self.survey, unwritten, accept_copy_damage, self.run)
     }
 
     fn workers(&self) -> usize {

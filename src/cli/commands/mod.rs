@@ -5,3 +5,4 @@ pub mod inspect;
 pub mod man;
 pub mod merge;
 pub mod scan;
+pub mod verify;
