@@ -165,7 +165,7 @@ impl Collected {
     pub fn add_unreachable(&mut self, node: &str, error: &Error) {
         let mut finding = Finding::new(
             Code::NodeUnreachable,
-            format!("node {node} was not scanned: {error}"),
+            format!("not scanned: {error}"),
             "what it holds is missing from the ranking: the best replica may be there",
         );
         finding.advice = error.hint().unwrap_or_default().to_owned();

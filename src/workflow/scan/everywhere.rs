@@ -66,7 +66,7 @@ fn ask(node: &Target, options: &ScanOptions, ssh: &SshOptions, run: &Run<'_>) ->
     let fail = |what: String| {
         let said =
             if output.stderr.is_empty() { String::new() } else { format!("; it said: {}", output.stderr) };
-        Error::new(ErrorKind::External, format!("{what}{said}"))
+        Error::new(ErrorKind::External, format!("node {}: {what}{said}", node.destination()))
             .with_hint("run `lhrecover scan --json` there by hand, and give what it prints to --from")
     };
     // Findings there are no failure.

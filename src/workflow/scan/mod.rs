@@ -10,7 +10,7 @@ pub mod everywhere;
 mod gather;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::sync::Mutex;
 
 use rayon::prelude::*;
@@ -62,7 +62,8 @@ pub fn scan(paths: &[PathBuf], options: &ScanOptions, run: &Run<'_>) -> Result<S
     let mut directories = Vec::new();
     for path in paths {
         match discover::discover(path) {
-            Ok(found) => directories.extend(found),
+            // In full: it is read elsewhere, too.
+            Ok(found) => directories.extend(found.iter().map(|path| absolute(path).unwrap_or(path.clone()))),
             Err(e) => scanned.findings.push(unreadable(path, &e, &options.node)),
         }
     }
