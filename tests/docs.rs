@@ -7,6 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
@@ -139,6 +140,31 @@ fn inspect_prints_what_json_md_says() {
                     .expect("JSON")
             });
     compare("inspect", &inspected);
+}
+
+#[test]
+fn verify_prints_what_json_md_says() {
+    let json = |args: &[&str]| -> Value {
+        serde_json::from_slice(&lhrecover(&[args, &["--json"]].concat()).stdout).expect("JSON")
+    };
+    let (replica, other) = (fixture("20b-checksum-bitflip"), fixture("20b-checksum-bitflip"));
+    let (dir, sibling) = (replica.replica().0, other.replica().0);
+    fs::write(sibling.join("volume-snap-only-there.img"), "").unwrap();
+    let snapshot = sibling.join("volume-snap-78fcc833-5db6-47e5-a0d6-e0080f7bcf26.img");
+    fs::OpenOptions::new().write(true).open(snapshot).unwrap().write_all_at(b"x", 8192).unwrap();
+    let kept = common::scratch();
+    let image = kept.path().join("image");
+    fs::write(&image, [1; 5000]).unwrap();
+    let verify = ["verify", text(&dir)];
+    let mut values = vec![
+        json(&[&verify[..], &[text(&image)]].concat()),
+        json(&[&verify[..], &["--sibling", text(&sibling)]].concat()),
+        json(&[&verify[..], &["--checksums-write", text(kept.path())]].concat()),
+    ];
+    let sums = values[2]["digests"]["path"].as_str().unwrap().to_owned();
+    values.push(json(&[&verify[..], &["--checksums-check", &sums]].concat()));
+    compare("verify", &values);
+    compare("recorded digests", &[serde_json::from_slice(&fs::read(sums).unwrap()).unwrap()]);
 }
 
 #[test]

@@ -454,7 +454,10 @@ fn sibling_text(sibling: &SiblingReport) -> String {
     for layer in &sibling.layers {
         for place in &layer.differences {
             let (start, end, first) = (place.start_bytes, place.end_bytes, place.first_offset_bytes);
-            let sides = format!("{} here, {} there", place.here, place.there);
+            let sides = match place.here == place.there {
+                true => "other data".to_owned(),
+                false => format!("{} here, {} there", place.here, place.there),
+            };
             let name = short(&layer.layer);
             let _ = writeln!(text, "  {name} differs at {start}..{end}, first byte {first}: {sides}");
         }

@@ -240,19 +240,35 @@ impl SharedLayer {
             (SumVerdict::Match, SumVerdict::Match) => {
                 "each matches the checksum that was recorded beside it, so both are what they were once hashed as"
             }
+            (SumVerdict::Match, _) if self.records_are_equal() => {
+                "this side is what was recorded of both, and the sibling's is not: this side is right"
+            }
+            (_, SumVerdict::Match) if self.records_are_equal() => {
+                "the sibling's side is what was recorded of both, and this one is not: the sibling is right"
+            }
             (SumVerdict::Match, _) => "this side matches its recorded checksum, and the sibling's does not",
             (_, SumVerdict::Match) => {
-                "the sibling's side matches its recorded checksum, and this one does not: the sibling is right"
+                "the sibling's side matches its recorded checksum, and this one does not"
             }
             _ => "no recorded checksum tells which side is right",
         };
         text.to_owned()
     }
 
+    /// Whether one and the same checksum is recorded on both sides.
+    fn records_are_equal(&self) -> bool {
+        recorded(&self.sum).is_some() && recorded(&self.sum) == recorded(&self.sibling_sum)
+    }
+
     fn crc64s_are_equal(&self) -> bool {
         let computed = |sum: &Option<LayerSum>| sum.as_ref().and_then(|sum| sum.computed);
         computed(&self.sum).is_some() && computed(&self.sum) == computed(&self.sibling_sum)
     }
+}
+
+/// The CRC-64 that is recorded of a layer.
+fn recorded(sum: &Option<LayerSum>) -> Option<u64> {
+    sum.as_ref()?.recorded.good().map(|recorded| recorded.crc64)
 }
 
 /// The same error, which names the layer's directory, too: two of the same name are at hand.

@@ -51,7 +51,7 @@ fn finding(sum: &LayerSum) -> Option<Finding> {
             "it still has the change time that was recorded, so nobody changed the file: the disk, or what is between, \
              has changed its data, and whatever of the volume this layer serves may be wrong",
         )
-        .advise(format!("take another replica; {COMPARE}")),
+        .advise("take another replica; --sibling DIR names the places in which this one differs from it"),
         SumVerdict::Undecided => Finding::new(
             Code::ChecksumStale,
             format!("{layer} is not what its recorded checksum says: {}", apart(sum)),
