@@ -78,8 +78,7 @@ impl Keys {
 fn compare(section: &str, values: &[Value]) {
     let seen = Keys::of(values);
     let documented = documented(section);
-    let seen_here: BTreeSet<_> =
-        seen.all.iter().filter(|key| !key.starts_with("findings[]")).cloned().collect();
+    let seen_here: BTreeSet<_> = seen.all.iter().filter(|key| !key.contains("findings[]")).cloned().collect();
     let missing: Vec<_> = seen_here.difference(&documented).collect();
     assert!(missing.is_empty(), "docs/JSON.md, {section}: not documented: {missing:?}");
     let below_hollow = |key: &str| {
@@ -140,6 +139,22 @@ fn inspect_prints_what_json_md_says() {
                     .expect("JSON")
             });
     compare("inspect", &inspected);
+}
+
+#[test]
+fn scan_prints_what_json_md_says() {
+    let nodes = fixture("19-three-nodes");
+    let paths: Vec<_> =
+        ["node-a", "node-b", "node-c", "node-d"].map(|node| nodes.dir.path().join(node)).into();
+    let hashed = fixture("20-checksums");
+    let mut args = vec!["scan", "--json", "--deep", text(hashed.dir.path())];
+    args.extend(paths.iter().map(|path| text(path)));
+    let deep: Value = serde_json::from_slice(&lhrecover(&args).stdout).expect("JSON");
+    let gone = nodes.dir.path().join("gone");
+    let nothing: Value =
+        serde_json::from_slice(&lhrecover(&["scan", "--json", text(&gone)]).stdout).expect("JSON");
+    assert_eq!(findings_in(&nothing).len(), 1);
+    compare("scan", &[deep, nothing]);
 }
 
 #[test]
