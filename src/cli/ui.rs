@@ -155,7 +155,7 @@ impl Observer for Ui {
             Event::PhaseDone => {
                 if let Some(bar) = state.bar.take() {
                     bar.finish_and_clear();
-                } else if state.done_bytes > 0 {
+                } else if state.done_bytes > 0 || state.started.is_some_and(|at| at.elapsed() >= LINE_EVERY) {
                     self.line(&state);
                 }
                 *state = State::default();
@@ -186,6 +186,11 @@ impl Ui {
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people")]
         let rate = human::bytes(rate as u64);
+        if state.done_bytes == 0 {
+            // A phase that counts nothing, and has taken its time.
+            to_stderr(&format!("{}: {seconds:.0} s\n", state.phase));
+            return;
+        }
         let total = state.total_bytes.map(|total| format!(" of {}", human::bytes(total))).unwrap_or_default();
         let eta = eta.filter(|&eta| eta >= 1.0).map(|eta| format!(", {eta:.0} s to go")).unwrap_or_default();
         to_stderr(&format!("{}: {}{total}, {rate}/s{eta}\n", state.phase, human::bytes(state.done_bytes)));

@@ -316,15 +316,19 @@ impl<T> From<NoBytes> for Doc<T> {
     }
 }
 
+/// The most room made for a file before it is read.
+const MAX_ROOM_BYTES: u64 = 64 << 10;
+
 /// The bytes of a small file, if it has at most `limit_bytes`.
 fn read(dir: &Dir, name: &str, limit_bytes: u64) -> std::result::Result<Vec<u8>, NoBytes> {
     let fail = |e: io::Error| match e.kind() {
         io::ErrorKind::NotFound => NoBytes::Absent,
         _ => NoBytes::Unreadable(e),
     };
-    let file = dir.open_file(name).map_err(fail)?;
-    let size_bytes = file.metadata().map_err(fail)?.len();
-    let mut bytes = Vec::new();
+    let (file, FileStat { size_bytes, .. }) = dir.open_with_stat(name).map_err(fail)?;
+    // Room for all of it saves a probing read; a scan reads many.
+    let room = size_bytes.min(limit_bytes).min(MAX_ROOM_BYTES);
+    let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or_default() + 1);
     if size_bytes <= limit_bytes {
         file.take(limit_bytes + 1).read_to_end(&mut bytes).map_err(fail)?;
     }

@@ -149,16 +149,22 @@ impl Dir {
     /// # Errors
     /// When it is not there, is anything but a regular file, or may not be read.
     pub fn open_file(&self, name: &str) -> io::Result<File> {
+        Ok(self.open_with_stat(name)?.0)
+    }
+
+    /// The same, with what the file system says about the open file.
+    ///
+    /// # Errors
+    /// As [`open_file`](Self::open_file).
+    pub fn open_with_stat(&self, name: &str) -> io::Result<(File, FileStat)> {
         // Looked at before it is opened: merely opening a device can do something.
         if !self.stat(name)?.regular {
             return Err(not_regular());
         }
         let fd = open_quietly(&self.fd, plain(name)?, OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK)?;
         let file = File::from(fd);
-        if !FileStat::of(&file)?.regular {
-            return Err(not_regular());
-        }
-        Ok(file)
+        let stat = FileStat::of(&file)?;
+        if stat.regular { Ok((file, stat)) } else { Err(not_regular()) }
     }
 }
 

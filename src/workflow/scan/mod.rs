@@ -9,7 +9,8 @@ mod deep;
 pub mod everywhere;
 mod gather;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Mutex;
 
@@ -69,9 +70,12 @@ pub fn scan(paths: &[PathBuf], options: &ScanOptions, run: &Run<'_>) -> Result<S
     }
     directories.retain(|path| is_wanted(&volume_of(path), &options.volumes));
     // The same directory may have been named twice.
-    let mut seen = HashMap::new();
-    directories.retain(|path| std::fs::canonicalize(path).is_ok_and(|real| seen.insert(real, ()).is_none()));
     directories.sort_unstable();
+    let mut seen = HashSet::new();
+    directories.retain(|path| {
+        let directory = std::fs::metadata(path).map(|m| FileId { dev: m.dev(), ino: m.ino() });
+        directory.is_ok_and(|directory| seen.insert(directory))
+    });
     run.event(Event::Phase { name: "reading metadata", total_bytes: None });
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.jobs).build();
     let pool = pool.map_err(|e| Error::usage("cannot start threads").with_hint(e.to_string()))?;
