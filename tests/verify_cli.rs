@@ -305,7 +305,8 @@ fn what_cannot_be_read_is_told_with_its_offset_and_the_rest_is_verified() {
 
 #[test]
 fn a_recorded_checksum_that_is_nonsense_is_told_and_read_no_further() {
-    let breaks: &[(&str, fn(&Path))] = &[
+    type Break = (&'static str, fn(&Path));
+    let breaks: &[Break] = &[
         ("empty", |path| fs::write(path, "").unwrap()),
         ("NUL", |path| fs::write(path, [0; 170]).unwrap()),
         ("cut off", |path| fs::write(path, "{\"method\":\"crc64\",\"check").unwrap()),
@@ -638,6 +639,28 @@ fn a_sibling_that_cannot_be_read_is_a_finding() {
     assert_eq!((&layers[0]["same"], &layers[1]["same"]), (&json!(false), &json!(true)));
     assert!(layers[0]["error"].as_str().unwrap().contains("offset 0"));
     assert!(has_finding(&report, "unreadable"));
+}
+
+#[test]
+fn a_signal_ends_it_and_leaves_nothing() {
+    if !strace::available("a_signal_ends_it_and_leaves_nothing") {
+        return;
+    }
+    let rig = rig();
+    rig.merge(&[]);
+    let kept = scratch();
+    let runs: [&[&str]; 3] =
+        [&[], &[text(&rig.out)], &["--checksums-write", text(kept.path()), "--layer", "s000"]];
+    rig.record_right(&image("s000"));
+    for more in runs {
+        let marker = rig.path(&image("s000"));
+        let args = [&["verify", text(&rig.dir), "--threads", "1", "--progress", "none"], more].concat();
+        let mut slow = strace::tampered(&marker, &[format!("{READS}:delay_enter=400000")], &args).spawn();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        slow.signal(nix::sys::signal::Signal::SIGINT);
+        slow.finish().exits(130);
+        assert_eq!(fs::read_dir(kept.path()).unwrap().count(), 0, "{more:?}");
+    }
 }
 
 /// The only file in a directory.

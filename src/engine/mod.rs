@@ -5,6 +5,8 @@
 //!                                                           └──> in order ──stream──> standard output
 //!   output ──────────────────────────────────────────────────────────────verify──> sums compared
 //!                                                                         digest
+//!   layers ──windows──> workers ──checksum, layer_digest──> sums of each layer
+//!                                └──siblings──> differences <──compare── image, plan
 //! ```
 
 pub mod buffer;

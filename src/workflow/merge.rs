@@ -120,7 +120,7 @@ pub fn merge(
     let started = Instant::now();
     let source = replica.open_source(&options.source)?;
     if options.verify {
-        refuse_changing_head(&source, replica)?;
+        refuse_changing_head(&source, replica, "leave --verify out, or read a snapshot with --at")?;
     }
     run.event(Event::Phase { name: "surveying", total_bytes: None });
     let survey = sweep::survey(&source.layers, source.volume_bytes, options.unwritten, run)?;
@@ -153,13 +153,13 @@ pub fn merge(
 ///
 /// # Errors
 /// `Usage` when the head is in use.
-pub(super) fn refuse_changing_head(source: &Source, replica: &ReplicaDir) -> Result<()> {
+pub(super) fn refuse_changing_head(source: &Source, replica: &ReplicaDir, hint: &str) -> Result<()> {
     if source.live.is_live() && matches!(source.view, View::Head(_)) {
         return Err(Error::usage(
             "what is read of a head that is in use cannot be verified: it changes meanwhile",
         )
         .with_path(replica.path())
-        .with_hint("detach the volume first, or read a snapshot with --at"));
+        .with_hint(hint));
     }
     Ok(())
 }

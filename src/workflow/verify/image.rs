@@ -76,7 +76,11 @@ pub fn against_image(
         .seek(SeekFrom::End(0))
         .map_err(|e| Error::output(IMAGE.cannot_read).with_path(path).caused_by(e).with_hint(IMAGE.hint))?;
     let source = replica.open_source(&options.source)?;
-    merge::refuse_changing_head(&source, replica)?;
+    merge::refuse_changing_head(
+        &source,
+        replica,
+        "detach the volume first, or compare a snapshot's image with --at",
+    )?;
     refuse_backing(&source, path)?;
     run.event(Event::Phase { name: "surveying", total_bytes: None });
     let survey = sweep::survey(&source.layers, source.volume_bytes, options.unwritten, run)?;
