@@ -84,7 +84,16 @@ fn whatever_is_done() {
     for (args, code) in runs {
         check(&[&dir, &images], &[&["merge", source][..], args].concat(), *code);
     }
-    for args in [&["inspect", source][..], &["inspect", source, "--json"]] {
+    let kept = scratch();
+    let kept = text(kept.path());
+    lhrecover(&["merge", source, out, "--force", "--no-sync"]).exits(0);
+    for args in [
+        &["inspect", source][..],
+        &["inspect", source, "--json"],
+        &["verify", source],
+        &["verify", source, out],
+        &["verify", source, "--checksums-write", kept],
+    ] {
         check(&[&dir, &images], args, 0);
     }
 }
