@@ -97,6 +97,14 @@ fn every_code_of_the_doctor_has_a_damage_or_a_crash_that_shows_it() {
         "unwritten-extents",
         "unwritten-unknown",
         "copy-no-zeros",
+        "blocks-shared",
+        "not-preserved",
+        "unwritten-as-zeros",
+        "attributes-not-kept",
+        "copy-names-differ",
+        "copy-content-differs",
+        "copy-attributes-differ",
+        "source-changed",
     ];
     for code in lhrecover::model::finding::Code::ALL {
         let shown = damage::ALL.iter().any(|damage| damage.code == code.as_str());

@@ -3,6 +3,7 @@
 pub mod args;
 pub mod commands;
 pub mod signals;
+pub mod stream;
 pub mod ui;
 
 use std::ffi::OsString;
@@ -51,6 +52,9 @@ pub enum Command {
     Merge(commands::merge::Args),
     /// Show what a replica directory holds: its layers as a tree, its flags, and everything that is wrong or doubtful
     Inspect(commands::inspect::Args),
+    /// Copy a replica directory, or put it into an archive, such that holes and written zeros stay what they are; check
+    /// such a copy
+    Preserve(commands::preserve::Args),
     /// Print shell completions
     Completions(commands::completions::Args),
     /// Print the manual page, or write one page per command
@@ -97,6 +101,7 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
     match command {
         Command::Merge(args) => commands::merge::run(args, ui),
         Command::Inspect(args) => commands::inspect::run(&args, ui),
+        Command::Preserve(args) => commands::preserve::run(&args, ui),
         Command::Completions(args) => commands::completions::run(&args, ui),
         Command::Man(args) => commands::man::run(&args, ui),
     }

@@ -7,16 +7,20 @@
 //!                                                                         digest
 //! ```
 
+pub mod archive;
 pub mod buffer;
 pub mod content;
 pub mod copy;
 pub mod diagnose;
 pub mod digest;
 pub mod judge;
+pub mod keeps;
 pub mod layer_digest;
+pub mod medium;
 pub mod pieces;
 pub mod pipeline;
 pub mod plan;
+pub mod preserve;
 pub mod stream;
 pub mod sums;
 pub mod sweep;

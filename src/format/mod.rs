@@ -5,6 +5,7 @@
 //! reader (Go's `encoding/json`), so that what the engine accepts is understood the same way here, and they say
 //! in which way a file is unusable, because "empty" and "cut off" have different causes.
 
+pub mod copy;
 pub mod json;
 pub mod layer_meta;
 pub mod names;

@@ -14,6 +14,7 @@ mod decide;
 pub mod doctor;
 pub mod head;
 pub mod inventory;
+pub mod listing;
 pub mod live;
 pub mod source;
 
@@ -58,6 +59,11 @@ impl ReplicaDir {
     /// The path it was opened by.
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The directory itself.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
     }
 
     /// What is in it.

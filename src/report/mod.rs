@@ -8,4 +8,5 @@ pub mod human;
 pub mod inspect;
 pub mod json;
 pub mod merge;
+pub mod preserve;
 mod tree;

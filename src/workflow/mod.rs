@@ -1,3 +1,4 @@
 //! Workflows: engines put together.
 
 pub mod merge;
+pub mod preserve;

@@ -4,3 +4,4 @@ pub mod completions;
 pub mod inspect;
 pub mod man;
 pub mod merge;
+pub mod preserve;

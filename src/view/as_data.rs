@@ -1,0 +1,54 @@
+//! A layer whose preallocated room counts as written zeros, for targets that cannot keep it apart from them.
+//!
+//! That is how the engine reads it, so the copy reads the same; only what a later look at the extents could tell is lost.
+
+use std::fs::File;
+
+use crate::error::Result;
+use crate::model::extent::{Extent, ExtentKind, ExtentSource};
+use crate::model::units::ByteRange;
+use crate::view::LayerImage;
+
+/// The layer behind it, with one kind of extent.
+pub struct UnwrittenAsData<'a>(pub &'a dyn LayerImage);
+
+impl LayerImage for UnwrittenAsData<'_> {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+
+    fn extents(&self) -> Result<Box<dyn ExtentSource + '_>> {
+        Ok(Box::new(AsData(self.0.extents()?)))
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset_bytes: u64) -> Result<()> {
+        self.0.read_exact_at(buf, offset_bytes)
+    }
+
+    fn plain_file(&self) -> Option<&File> {
+        self.0.plain_file()
+    }
+
+    fn tells_unwritten(&self) -> bool {
+        self.0.tells_unwritten()
+    }
+
+    fn prefetch(&self, range: ByteRange) {
+        self.0.prefetch(range);
+    }
+}
+
+struct AsData<S>(S);
+
+impl<S: ExtentSource> ExtentSource for AsData<S> {
+    fn next_extents(&mut self, from_bytes: u64, out: &mut Vec<Extent>) -> Result<Option<u64>> {
+        let before = out.len();
+        let more = self.0.next_extents(from_bytes, out)?;
+        out[before..].iter_mut().for_each(|extent| extent.kind = ExtentKind::Data);
+        Ok(more)
+    }
+}
