@@ -23,6 +23,9 @@ use crate::sys::dir::Dir;
 /// The directory that file systems keep at their root.
 const LOST_AND_FOUND: &str = "lost+found";
 
+/// The most names that are looked at: more than a directory with a copy has.
+const MAX_NAMES: usize = 1 << 18;
+
 /// What a directory held when it was claimed.
 #[derive(Debug)]
 pub enum Found {
@@ -101,9 +104,10 @@ impl CopyDir {
 
     fn names(&self) -> Result<HashSet<String>> {
         let fail = |e| Error::output("cannot list the directory").with_path(&self.path).caused_by(e);
-        let entries = fs::read_dir(&self.path).map_err(fail)?;
-        let names = entries.map(|entry| Ok(entry.map_err(fail)?.file_name().to_string_lossy().into_owned()));
-        names.filter(|name| !matches!(name, Ok(name) if name == LOST_AND_FOUND)).collect()
+        let dir = Dir::open(&self.path).map_err(fail)?;
+        let names = dir.names(MAX_NAMES).map_err(fail)?;
+        let names = names.into_iter().map(|name| name.to_string_lossy().into_owned());
+        Ok(names.filter(|name| name != LOST_AND_FOUND).collect())
     }
 
     /// Reads the manifest.

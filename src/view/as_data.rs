@@ -5,8 +5,8 @@
 use std::fs::File;
 
 use crate::error::Result;
-use crate::model::extent::{Extent, ExtentKind, ExtentSource};
-use crate::model::units::ByteRange;
+use crate::model::extent::{Extent, ExtentKind, ExtentSource, SectorExtents};
+use crate::model::units::{ByteRange, sector_ceil, sector_floor};
 use crate::view::LayerImage;
 
 /// The layer behind it, with one kind of extent.
@@ -25,8 +25,22 @@ impl LayerImage for UnwrittenAsData<'_> {
         Ok(Box::new(AsData(self.0.extents()?)))
     }
 
+    /// What is preallocated is not read: the kernel would keep pages of zeros for it, and tell them as data from then on
+    /// to whoever asks by SEEK_DATA.
     fn read_exact_at(&self, buf: &mut [u8], offset_bytes: u64) -> Result<()> {
-        self.0.read_exact_at(buf, offset_bytes)
+        let end = offset_bytes.saturating_add(buf.len() as u64);
+        let whole = ByteRange::new(sector_floor(offset_bytes), sector_ceil(end));
+        let mut extents = SectorExtents::new(self.0.extents()?, whole);
+        buf.fill(0);
+        while let Some(extent) = extents.next_extent()? {
+            let range = extent.range.clip(ByteRange::new(offset_bytes, end));
+            let place = |at: u64| usize::try_from(at - offset_bytes).unwrap_or(usize::MAX).min(buf.len());
+            let (from, to) = (place(range.start_bytes), place(range.end_bytes));
+            if extent.kind == ExtentKind::Data {
+                self.0.read_exact_at(&mut buf[from..to], range.start_bytes)?;
+            }
+        }
+        Ok(())
     }
 
     fn plain_file(&self) -> Option<&File> {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use blake3::Hash;
+use rayon::prelude::*;
 
 use crate::engine::keeps;
 use crate::engine::layer_digest::{Content, WindowDigests};
@@ -179,7 +180,7 @@ impl Transfer<'_> {
         &self,
         tasks: &mut [Task<'_>],
         next_number: &mut u64,
-        finish: impl Fn(&Listed, &File) -> Result<()>,
+        finish: impl Fn(&Listed, &File) -> Result<()> + Sync,
     ) -> Result<()> {
         let total_bytes = tasks.iter().map(|task| self.bytes_of(task)).sum();
         let name = if self.clone { "sharing" } else { "copying" };
@@ -194,9 +195,8 @@ impl Transfer<'_> {
             } else {
                 self.copy_group(group, &layers, &files)?;
             }
-            for (task, file) in group.iter().zip(&files) {
-                finish(task.file, file)?;
-            }
+            // Each waits for the medium, which takes many at once.
+            group.par_iter().zip(&files).try_for_each(|(task, file)| finish(task.file, file))?;
         }
         self.run.event(Event::PhaseDone);
         Ok(())
