@@ -116,6 +116,14 @@ fn every_code_of_the_doctor_has_a_damage_or_a_crash_that_shows_it() {
         "image-differs",
         "layer-changed",
         "nothing-in-common",
+        "blocks-shared",
+        "not-preserved",
+        "unwritten-as-zeros",
+        "attributes-not-kept",
+        "copy-names-differ",
+        "copy-content-differs",
+        "copy-attributes-differ",
+        "source-changed",
     ];
     for code in lhrecover::model::finding::Code::ALL {
         let shown = damage::ALL.iter().any(|damage| damage.code == code.as_str());

@@ -26,6 +26,7 @@ fuzz_target!(|input: (&str, Vec<&str>)| {
             assert_ne!(classify(of), FileKind::Foreign);
         }
         FileKind::Image(kind) => assert_eq!(disk_kind(name), kind),
+        FileKind::Ours => assert!(name.contains("lhrecover-") && !name.ends_with(".meta")),
         FileKind::VolumeMeta | FileKind::RevisionCounter | FileKind::RestoreScratch | FileKind::Foreign => {}
     }
     if let Some(number) = head_number(name) {

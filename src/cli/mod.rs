@@ -3,6 +3,7 @@
 pub mod args;
 pub mod commands;
 pub mod signals;
+pub mod stream;
 pub mod ui;
 
 use std::ffi::OsString;
@@ -55,6 +56,9 @@ pub enum Command {
     Scan(commands::scan::Args),
     /// Verify a replica: against the checksums that the engine recorded, an image, another replica, or earlier digests
     Verify(commands::verify::Args),
+    /// Copy a replica directory, or put it into an archive, such that holes and written zeros stay what they are; check
+    /// such a copy
+    Preserve(commands::preserve::Args),
     /// Print shell completions
     Completions(commands::completions::Args),
     /// Print the manual page, or write one page per command
@@ -103,6 +107,7 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
         Command::Inspect(args) => commands::inspect::run(&args, ui),
         Command::Scan(args) => commands::scan::run(&args, ui),
         Command::Verify(args) => commands::verify::run(&args, ui),
+        Command::Preserve(args) => commands::preserve::run(&args, ui),
         Command::Completions(args) => commands::completions::run(&args, ui),
         Command::Man(args) => commands::man::run(&args, ui),
     }

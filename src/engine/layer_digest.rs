@@ -143,6 +143,13 @@ impl WindowDigests {
         self.0.get(&index).map(|(digest, _)| *digest)
     }
 
+    /// The lowest window that only one of the two has, or that is not the same in both.
+    pub fn first_difference(&self, other: &Self) -> Option<u64> {
+        let differs = |index: &&u64| self.0.get(index) != other.0.get(index);
+        let (here, there) = (self.0.keys().find(differs), other.0.keys().find(differs));
+        here.into_iter().chain(there).min().copied()
+    }
+
     /// The digest of the layer whose windows these are, all of them.
     pub fn finish(&self, size_bytes: u64) -> LayerDigest {
         let mut hasher = Hasher::new();

@@ -3,13 +3,14 @@
 //! Read with direct I/O, or after dropping what is cached where a file system has none.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
 use crate::engine::buffer::Buffer;
+use crate::engine::pipeline::BUFFER_BYTES;
 use crate::error::{Error, Result};
 use crate::model::units::{ByteRange, SECTOR_BYTES};
 use crate::sys::sparse;
@@ -23,6 +24,12 @@ pub struct Words {
     /// What to do next.
     pub hint: &'static str,
 }
+
+/// For an output of ours that is read back.
+pub const OUTPUT: Words = Words {
+    cannot_read: "cannot read the output back",
+    hint: "what was written cannot be trusted: the target disk may be failing",
+};
 
 /// An image as the medium has it.
 pub struct Medium {
@@ -79,6 +86,30 @@ impl Medium {
             }
             each(&buffer[..got]);
             at += got as u64;
+        }
+        Ok(())
+    }
+
+    /// Fills `buf`, which must be as aligned as a [`Buffer`] and have whole sectors, with the sectors from `at` on; what
+    /// is past the end of the file is zeros.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_sectors(&self, buf: &mut [u8], at: u64) -> Result<()> {
+        sparse::drop_cached(&self.file, ByteRange::new(at, at.saturating_add(buf.len() as u64)));
+        let mut done = 0;
+        while done < buf.len() {
+            let got = self.read_some(&mut buf[done..], at + done as u64)?;
+            done += got;
+            // Direct I/O goes on at whole sectors only, and short of one is the end of the file.
+            if got == 0 || done % SECTOR_BYTES_USIZE != 0 {
+                let size_bytes = self.file.metadata().map_err(|e| self.failed(at, e))?.len();
+                if size_bytes > at + done as u64 {
+                    return Err(self.failed(at + done as u64, io::ErrorKind::UnexpectedEof.into()));
+                }
+                buf[done..].fill(0);
+                break;
+            }
         }
         Ok(())
     }
@@ -144,5 +175,49 @@ impl Medium {
             .at_offset(at)
             .caused_by(cause)
             .with_hint(self.words.hint)
+    }
+}
+
+/// A finished output as the medium has it, from its beginning to its end.
+pub struct MediumStream {
+    medium: Medium,
+    size_bytes: u64,
+    /// Where the buffer's bytes begin.
+    at: u64,
+    buffer: Buffer,
+    /// What of the buffer was not taken yet.
+    left: std::ops::Range<usize>,
+}
+
+impl MediumStream {
+    /// Opens the file of `size_bytes` at `path`.
+    ///
+    /// # Errors
+    /// `Output` when it cannot be opened.
+    pub fn open(path: &Path, size_bytes: u64) -> Result<Self> {
+        let medium = Medium::open(path, &OUTPUT)?;
+        Ok(MediumStream { medium, size_bytes, at: 0, buffer: Buffer::new(BUFFER_BYTES), left: 0..0 })
+    }
+
+    /// Whether the medium itself is read, and not perhaps a cache in between.
+    pub fn is_direct(&self) -> bool {
+        self.medium.is_direct()
+    }
+}
+
+impl Read for MediumStream {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.left.is_empty() {
+            let present =
+                usize::try_from(self.size_bytes - self.at).unwrap_or(BUFFER_BYTES).min(BUFFER_BYTES);
+            let whole = present.next_multiple_of(SECTOR_BYTES_USIZE);
+            self.medium.read_sectors(&mut self.buffer[..whole], self.at).map_err(io::Error::other)?;
+            self.at += present as u64;
+            self.left = 0..present;
+        }
+        let taken = out.len().min(self.left.len());
+        out[..taken].copy_from_slice(&self.buffer[self.left.start..self.left.start + taken]);
+        self.left.start += taken;
+        Ok(taken)
     }
 }

@@ -9,6 +9,7 @@
 //!                                └──siblings──> differences <──compare── image, plan
 //! ```
 
+pub mod archive;
 pub mod buffer;
 pub mod checksum;
 pub mod compare;
@@ -18,11 +19,13 @@ pub mod diagnose;
 pub mod differences;
 pub mod digest;
 pub mod judge;
+pub mod keeps;
 pub mod layer_digest;
 pub mod medium;
 pub mod pieces;
 pub mod pipeline;
 pub mod plan;
+pub mod preserve;
 pub mod siblings;
 pub mod stream;
 pub mod sums;

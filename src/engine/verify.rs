@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use crate::engine::copy::Receipt;
-use crate::engine::medium::{Medium, Words};
+use crate::engine::medium::{Medium, OUTPUT};
 use crate::engine::pieces::{Batch, Batches, PieceKind};
 use crate::engine::pipeline;
 use crate::engine::plan::Plan;
@@ -16,12 +16,6 @@ use crate::engine::sums::{BatchSum, Sums};
 use crate::error::{Error, Result};
 use crate::event::{Event, Run};
 use crate::model::units::ByteRange;
-
-/// What is said when it cannot be read.
-const OUTPUT: Words = Words {
-    cannot_read: "cannot read the output back",
-    hint: "what was written cannot be trusted: the target disk may be failing",
-};
 
 /// How many differences are named.
 const NAMED_DIFFERENCES: usize = 8;

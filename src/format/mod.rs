@@ -6,6 +6,7 @@
 //! in which way a file is unusable, because "empty" and "cut off" have different causes.
 
 pub mod checksum;
+pub mod copy;
 pub mod json;
 pub mod layer_meta;
 pub mod layer_sums;

@@ -3,7 +3,7 @@
 //! Names are all there is: layers have no magic number and no header (longhorn-engine `pkg/replica/replica.go`,
 //! `pkg/util/disk/disk.go`).
 
-use crate::format::{revision, volume_meta};
+use crate::format::{copy, revision, volume_meta};
 
 const HEAD_PREFIX: &str = "volume-head-";
 const SNAPSHOT_PREFIX: &str = "volume-snap-";
@@ -50,6 +50,8 @@ pub enum FileKind<'a> {
     },
     /// `volume-delta-<name>.img` or `*.img.snap_tmp`, or the metadata of one: scratch of a restore.
     RestoreScratch,
+    /// What `preserve` leaves in a copy: its manifest, its journal, or a file that is not finished.
+    Ours,
     /// Nothing of Longhorn's.
     Foreign,
 }
@@ -61,6 +63,9 @@ pub fn classify(name: &str) -> FileKind<'_> {
     }
     if name == revision::FILE_NAME {
         return FileKind::RevisionCounter;
+    }
+    if copy::is_ours(name) {
+        return FileKind::Ours;
     }
     if name.starts_with(DELTA_PREFIX) || name.ends_with(".snap_tmp") || name.ends_with(".snap_tmp.meta") {
         return FileKind::RestoreScratch;
@@ -143,6 +148,14 @@ mod tests {
         );
         assert_eq!(classify("volume-delta-a.img"), FileKind::RestoreScratch);
         assert_eq!(classify("volume-snap-a.img.snap_tmp.meta"), FileKind::RestoreScratch);
+    }
+
+    #[test]
+    fn what_a_copy_carries_is_not_foreign_and_an_unfinished_image_is_none() {
+        for name in [copy::MANIFEST_NAME, copy::JOURNAL_NAME, "volume-head-001.img.lhrecover-partial"] {
+            assert_eq!(classify(name), FileKind::Ours, "{name}");
+        }
+        assert_eq!(classify(&copy::partial_name("volume.meta")), FileKind::Ours);
     }
 
     #[test]

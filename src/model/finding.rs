@@ -219,6 +219,24 @@ codes! {
         "A node has another version of this program, and its own was used.";
     PathUnreadable = "path-unreadable", Warning,
         "A directory could not be scanned; what it holds is not in the ranking.";
+    CopyUnfinished = "copy-unfinished", Warning,
+        "The directory is a copy that lhrecover preserve has not finished.";
+    BlocksShared = "blocks-shared", Warning,
+        "The copy shares its blocks with the source: it is quick, and no second copy.";
+    NotPreserved = "not-preserved", Warning,
+        "Something in the directory was not copied: no regular file and no link, or with a name that cannot be kept.";
+    UnwrittenAsZeros = "unwritten-as-zeros", Warning,
+        "The copy has written zeros where the source has preallocated room: the target cannot keep that.";
+    AttributesNotKept = "attributes-not-kept", Warning,
+        "The owner or extended attributes of a copied file could not be set.";
+    CopyNamesDiffer = "copy-names-differ", Error,
+        "A file is missing from the copy, or is one too many, or is something else than it was.";
+    CopyContentDiffers = "copy-content-differs", Error,
+        "What a file of the copy holds is not what it should be: its size, its holes, or its bytes.";
+    CopyAttributesDiffer = "copy-attributes-differ", Warning,
+        "Mode, owner, time or extended attributes of a copied file are not those of the source.";
+    SourceChanged = "source-changed", Warning,
+        "The source is no longer what it was when the copy was made.";
     DeviceLarger = "device-larger", Info,
         "The output device is larger than the image; the rest of it is left as it is.";
     DeviceUsersUnknown = "device-users-unknown", Info,

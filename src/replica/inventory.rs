@@ -16,7 +16,7 @@ use crate::sys::dir::{Dir, FileId, FileStat};
 
 /// The most names a directory may hold. An engine stops at 250 layers, each with three files; branches and
 /// leftovers come on top.
-const MAX_NAMES: usize = 65_536;
+pub(crate) const MAX_NAMES: usize = 65_536;
 
 /// The most bytes of layer metadata that are read in all: room for some 40,000 layers.
 const META_BUDGET_BYTES: u64 = 8 << 20;
@@ -111,6 +111,8 @@ pub struct Inventory {
     pub tmp: Vec<String>,
     /// Scratch files of a restore, by file name.
     pub restore_scratch: Vec<String>,
+    /// What `preserve` left: a manifest, a journal, files of a copy that is not finished; by file name.
+    pub ours: Vec<String>,
     /// Files that are not Longhorn's, by file name.
     pub foreign: Vec<String>,
     /// Every regular file that is Longhorn's, whatever its part.
@@ -148,7 +150,11 @@ impl Inventory {
         if inventory.disks.is_empty() && matches!(inventory.volume_meta, Doc::Absent) {
             return Err(Error::source("this is not a replica directory: no volume.meta and no volume-*.img")
                 .with_path(dir.path())
-                .with_hint("replicas are under <disk path>/replicas/, usually /var/lib/longhorn/replicas/"));
+                .with_hint(if inventory.ours.is_empty() {
+                    "replicas are under <disk path>/replicas/, usually /var/lib/longhorn/replicas/"
+                } else {
+                    "this is a copy that was not finished: run lhrecover preserve once more, with the same source"
+                }));
         }
         inventory.files.retain(|(_, stat)| stat.regular);
         inventory.index();
@@ -174,6 +180,7 @@ impl Inventory {
             disks: BTreeMap::new(),
             tmp: Vec::new(),
             restore_scratch: Vec::new(),
+            ours: Vec::new(),
             foreign: Vec::new(),
             files: Vec::new(),
             children: HashMap::new(),
@@ -233,7 +240,7 @@ impl Reader<'_> {
     fn take(&mut self, name: &str) {
         let stat = self.dir.stat(name).ok();
         let kind = names::classify(name);
-        if let (Some(stat), true) = (stat, kind != FileKind::Foreign) {
+        if let (Some(stat), false) = (stat, matches!(kind, FileKind::Foreign | FileKind::Ours)) {
             self.inventory.files.push((name.to_owned(), stat));
         }
         match kind {
@@ -266,6 +273,7 @@ impl Reader<'_> {
             FileKind::Checksum { disk } => self.inventory.disk(disk).has_checksum = true,
             FileKind::Tmp { .. } => self.inventory.tmp.push(name.to_owned()),
             FileKind::RestoreScratch => self.inventory.restore_scratch.push(name.to_owned()),
+            FileKind::Ours => self.inventory.ours.push(name.to_owned()),
             FileKind::Foreign => self.inventory.foreign.push(name.to_owned()),
         }
     }

@@ -15,6 +15,7 @@ pub mod discover;
 pub mod doctor;
 pub mod head;
 pub mod inventory;
+pub mod listing;
 pub mod live;
 pub mod outlook;
 pub mod recorded;
@@ -61,6 +62,11 @@ impl ReplicaDir {
     /// The path it was opened by.
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The directory itself.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
     }
 
     /// What is in it.

@@ -8,6 +8,7 @@ pub mod human;
 pub mod inspect;
 pub mod json;
 pub mod merge;
+pub mod preserve;
 pub mod scan;
 mod tree;
 pub mod verify;

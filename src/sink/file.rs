@@ -90,13 +90,29 @@ impl OutputFile {
     /// # Errors
     /// `Output`, saying how much is short.
     pub fn make_room(&self, data_bytes: u64) -> Result<()> {
+        let needed = if self.options.fill || !self.keeps_holes { self.size_bytes } else { data_bytes };
+        self.require_room(self.size_bytes, needed)?;
+        self.file.set_len(self.size_bytes).map_err(|e| {
+            Error::output(format!("the file system refuses a file of {} bytes", self.size_bytes))
+                .with_path(&self.path)
+                .caused_by(e)
+                .with_hint(
+                    "write to a file system that takes such a file (ext4 ends below 16 TiB), or to a device",
+                )
+        })
+    }
+
+    /// Asks the file system whether it takes a file of `size_bytes`, and has room for `needed` bytes.
+    ///
+    /// # Errors
+    /// As [`make_room`](Self::make_room).
+    pub fn require_room(&self, size_bytes: u64, needed: u64) -> Result<()> {
         let kind = fstatfs(&*self.file).map_err(|e| self.unprepared(e.into()))?.filesystem_type();
-        if kind == FAT_MAGIC && self.size_bytes > FAT_MAX_BYTES {
+        if kind == FAT_MAGIC && size_bytes > FAT_MAX_BYTES {
             return Err(Error::output("a FAT file system holds no file of 4 GiB or more")
                 .with_path(&self.path)
                 .with_hint("write to another file system (exFAT, ext4, XFS), or stream to one: lhrecover merge ... -"));
         }
-        let needed = if self.options.fill || !self.keeps_holes { self.size_bytes } else { data_bytes };
         let vfs = fstatvfs(&*self.file).map_err(|e| self.unprepared(e.into()))?;
         let root = nix::unistd::geteuid().is_root();
         let blocks = if root { vfs.blocks_free() } else { vfs.blocks_available() };
@@ -109,14 +125,7 @@ impl OutputFile {
             .with_path(&self.path)
             .with_hint("free some room, or write to another disk"));
         }
-        self.file.set_len(self.size_bytes).map_err(|e| {
-            Error::output(format!("the file system refuses a file of {} bytes", self.size_bytes))
-                .with_path(&self.path)
-                .caused_by(e)
-                .with_hint(
-                    "write to a file system that takes such a file (ext4 ends below 16 TiB), or to a device",
-                )
-        })
+        Ok(())
     }
 
     fn unprepared(&self, cause: io::Error) -> Error {

@@ -4,6 +4,7 @@
 //! the end: a fresh sparse file does so by itself, a device has to be told ([`Sink::zero_range`]).
 
 mod contents;
+pub mod copy_dir;
 pub mod device;
 pub mod file;
 pub mod guard;

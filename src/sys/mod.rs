@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod attributes;
 pub mod device;
 pub mod dir;
 pub mod mapped;

@@ -25,6 +25,7 @@ const SEEK_BATCH: usize = 64;
 
 const FIEMAP_FLAG_SYNC: u32 = 0x1;
 const FIEMAP_EXTENT_LAST: u32 = 0x1;
+const FIEMAP_EXTENT_ENCODED: u32 = 0x8;
 const FIEMAP_EXTENT_UNWRITTEN: u32 = 0x800;
 
 /// `struct fiemap_extent` of linux/fiemap.h.
@@ -62,6 +63,7 @@ mod ioctl {
     use super::{FiemapHeader, libc};
     nix::ioctl_readwrite!(fs_ioc_fiemap, b'f', 11, FiemapHeader);
     nix::ioctl_write_ptr!(ficlonerange, 0x94, 13, libc::file_clone_range);
+    nix::ioctl_write_int!(ficlone, 0x94, 9);
 }
 
 /// A walk over a file's extents by FIEMAP.
@@ -69,6 +71,7 @@ pub struct Fiemap<'a> {
     file: &'a File,
     request: Box<FiemapRequest>,
     synced: bool,
+    encoded: bool,
 }
 
 impl<'a> Fiemap<'a> {
@@ -81,7 +84,7 @@ impl<'a> Fiemap<'a> {
             header: FiemapHeader::default(),
             extents: [FiemapExtent::default(); FIEMAP_BATCH],
         };
-        let mut walk = Fiemap { file, request: Box::new(request), synced: false };
+        let mut walk = Fiemap { file, request: Box::new(request), synced: false, encoded: false };
         match walk.ask(0) {
             Ok(_) => Ok(Some(walk)),
             Err(Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::ENOSYS | Errno::EINVAL) => Ok(None),
@@ -102,6 +105,7 @@ impl<'a> Fiemap<'a> {
                 continue;
             }
             let range = ByteRange::new(range.start_bytes.max(end), range.end_bytes);
+            self.encoded |= e.flags & FIEMAP_EXTENT_ENCODED != 0;
             let unwritten = e.flags & FIEMAP_EXTENT_UNWRITTEN != 0;
             let kind = if unwritten { ExtentKind::Unwritten } else { ExtentKind::Data };
             out.push(Extent { range, kind });
@@ -116,6 +120,11 @@ impl<'a> Fiemap<'a> {
         }
         // Fewer than asked for and none of them the last: some file systems say so only by an empty answer.
         Ok((mapped > 0 && end > from_bytes && end < u64::MAX).then_some(end))
+    }
+
+    /// Whether an extent told so far is stored in another form than it is read: compressed.
+    pub fn is_encoded(&self) -> bool {
+        self.encoded
     }
 
     fn ask(&mut self, from_bytes: u64) -> nix::Result<usize> {
@@ -186,13 +195,37 @@ pub fn clone_range(from: &File, to: &File, range: ByteRange) -> io::Result<()> {
     Ok(())
 }
 
+/// Shares all of `from` with the empty file `to` (FICLONE). Nothing is copied; what was preallocated and never written
+/// may become a hole.
+///
+/// # Errors
+/// `EXDEV`, `EOPNOTSUPP` or `EINVAL` where that is not possible; anything else is a real failure.
+pub fn clone_whole(from: &File, to: &File) -> io::Result<()> {
+    let source = nix::sys::ioctl::ioctl_param_type::try_from(from.as_raw_fd()).map_err(io::Error::other)?;
+    // SAFETY: the call takes no pointers, and both descriptors are open for its duration because the files are
+    // borrowed.
+    unsafe { ioctl::ficlone(to.as_raw_fd(), source)? };
+    Ok(())
+}
+
+/// Allocates `range` of `file` without writing to it; the file keeps its length.
+///
+/// # Errors
+/// When the file system cannot, or has no room.
+pub fn preallocate(file: &File, range: ByteRange) -> io::Result<()> {
+    allocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, range)
+}
+
 /// Makes a hole of `range` of `file`, which keeps its length.
 ///
 /// # Errors
 /// When the file system cannot.
 pub fn punch_hole(file: &File, range: ByteRange) -> io::Result<()> {
+    allocate(file, FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE, range)
+}
+
+fn allocate(file: &File, flags: FallocateFlags, range: ByteRange) -> io::Result<()> {
     let overflow = |_| io::Error::from(Errno::EOVERFLOW);
-    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     let offset = i64::try_from(range.start_bytes).map_err(overflow)?;
     let length = i64::try_from(range.len_bytes()).map_err(overflow)?;
     Ok(fallocate(file, flags, offset, length)?)

@@ -2,6 +2,7 @@
 //!
 //! [`LayerImage`] is what the engines see of a layer or a backing image: its extents and its bytes.
 
+pub mod as_data;
 pub mod backing;
 pub mod blank;
 pub mod layer_file;

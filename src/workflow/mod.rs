@@ -1,5 +1,6 @@
 //! Workflows: engines put together.
 
 pub mod merge;
+pub mod preserve;
 pub mod scan;
 pub mod verify;

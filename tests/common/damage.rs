@@ -297,6 +297,9 @@ pub const ALL: &[Damage] = &[
     }),
     damage("temporary file", "tmp-leftover", Opens::Yes, |v| v.write("volume-snap-a.img.checksum..tmp", "{")),
     damage("restore scratch", "restore-scratch", Opens::Yes, |v| v.write("volume-delta-a.img", "")),
+    damage("a copy that was not finished", "copy-unfinished", Opens::Yes, |v| {
+        v.write("lhrecover-preserve.journal", "{}")
+    }),
     damage("foreign file", "foreign-files", Opens::Yes, |v| v.write("notes.txt", "moved by hand")),
     damage("two layers linked", "unexplained-link", Opens::Yes, |v| {
         v.remove(v.middle());

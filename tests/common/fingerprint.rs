@@ -21,7 +21,7 @@ pub type Map = Vec<(u64, u64, bool)>;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fingerprint(BTreeMap<PathBuf, Entry>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     mode: u32,
     owner: (u32, u32),
@@ -43,6 +43,33 @@ impl Fingerprint {
         let mut entries = BTreeMap::new();
         take(dir, Path::new("."), &mut entries);
         Fingerprint(entries)
+    }
+
+    /// Fails the test unless `copy` has the same names with the same bytes, maps, modes, owners, links and times of
+    /// modification. What `preserve` leaves in a copy of its own is passed over.
+    #[track_caller]
+    pub fn assert_copied_to(&self, copy: &Path, what: &str) {
+        let (ours, theirs) = (self.portable(), Fingerprint::of(copy).portable());
+        let names = |f: &BTreeMap<PathBuf, Entry>| f.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&theirs), names(&ours), "the copy has other files: {what}");
+        for (name, entry) in ours {
+            assert_eq!(theirs[&name], entry, "{} is not the same in the copy: {what}", name.display());
+        }
+    }
+
+    /// What a copy can keep.
+    fn portable(&self) -> BTreeMap<PathBuf, Entry> {
+        let ours = |name: &Path| name.to_string_lossy().contains("lhrecover-preserve.");
+        let kept = self.0.iter().filter(|(name, _)| !ours(name));
+        kept.map(|(name, entry)| {
+            let mut entry = Entry { changed: (0, 0), accessed: (0, 0), ..entry.clone() };
+            if name == Path::new(".") {
+                // How long a directory is says nothing of what is in it.
+                (entry.size_bytes, entry.links) = (0, 0);
+            }
+            (name.clone(), entry)
+        })
+        .collect()
     }
 
     /// Fails the test unless `dir` is what it was.

@@ -1,22 +1,19 @@
 //! `lhrecover merge`: a replica directory in, an image out.
 
-use std::fs::{self, File};
-use std::io::{self, IsTerminal};
-use std::os::fd::AsFd;
+use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use clap::ValueEnum;
 
 use crate::cli::Outcome;
 use crate::cli::args::{DeviceArgs, SourceArgs};
 use crate::cli::signals::cancel_on_signals;
+use crate::cli::stream::{exit_when_stuck, stdout};
 use crate::cli::ui::Ui;
 use crate::engine::digest::Algorithm;
-use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Cancel, Run};
+use crate::error::{Error, Result};
+use crate::event::Run;
 use crate::replica::ReplicaDir;
 use crate::report::json;
 use crate::report::merge::{self as report, MergeReport};
@@ -105,8 +102,8 @@ pub fn run(args: Args, ui: &Ui) -> Result<Outcome> {
     let manifest = args.manifest.as_deref().map(|path| Manifest::create(path, &args)).transpose()?;
     let options = args.options();
     let merged = if to_stdout {
-        exit_when_stuck(&cancel, manifest.as_ref());
         let mut out = stdout()?;
+        exit_when_stuck(&cancel, manifest.as_ref().map(|manifest| manifest.0.partial_path().to_path_buf()));
         merge(&replica, &options, Output::Stream(&mut out), &run)?
     } else if is_device(&args.output) {
         merge(&replica, &options, Output::Device(args.output.clone(), args.device.leave()), &run)?
@@ -167,9 +164,6 @@ fn check_usage(args: &Args, ui: &Ui, to_stdout: bool) -> Result<()> {
         return Err(Error::usage("a stream cannot be read back to verify it")
             .with_hint("take a digest instead (--digest blake3), and compare it where the stream ends"));
     }
-    if io::stdout().is_terminal() {
-        return Err(Error::usage("standard output is a terminal").with_hint("redirect it, or name a file"));
-    }
     Ok(())
 }
 
@@ -180,33 +174,6 @@ fn is_device(output: &Path) -> bool {
         Ok(m) => m.file_type().is_block_device(),
         Err(_) => output.starts_with("/dev") && !output.starts_with("/dev/shm"),
     }
-}
-
-/// Standard output, without the buffer that looks for line ends.
-fn stdout() -> Result<File> {
-    let descriptor = io::stdout().as_fd().try_clone_to_owned();
-    descriptor.map(File::from).map_err(|e| Error::output("cannot use standard output").caused_by(e))
-}
-
-/// How long a stream may take to notice a signal before the process ends all the same.
-const STUCK_AFTER: Duration = Duration::from_secs(1);
-
-/// A stream whose reader has stalled cannot notice a signal. It has put nothing up that must be taken down, the
-/// manifest's temporary file aside, so the process may end in the middle.
-fn exit_when_stuck(cancel: &Cancel, manifest: Option<&Manifest>) {
-    let cancel = cancel.clone();
-    let unfinished = manifest.map(|manifest| manifest.0.partial_path().to_path_buf());
-    thread::spawn(move || {
-        while !cancel.is_cancelled() {
-            thread::sleep(STUCK_AFTER / 10);
-        }
-        thread::sleep(STUCK_AFTER);
-        if let Some(path) = unfinished {
-            // The next run replaces what is left.
-            let _ = fs::remove_file(path);
-        }
-        std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));
-    });
 }
 
 /// The manifest, under its temporary name until the merge is done: a place that cannot be written to is found before

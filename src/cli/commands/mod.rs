@@ -4,5 +4,6 @@ pub mod completions;
 pub mod inspect;
 pub mod man;
 pub mod merge;
+pub mod preserve;
 pub mod scan;
 pub mod verify;

@@ -2,7 +2,7 @@
 
 use crate::format::json::{Damage, Quirks};
 use crate::format::volume_meta::VolumeMeta;
-use crate::format::{revision, volume_meta};
+use crate::format::{copy, revision, volume_meta};
 use crate::model::chain::Chain;
 use crate::model::finding::{Code, Finding};
 use crate::model::units::SECTOR_BYTES;
@@ -226,6 +226,15 @@ fn leftovers(inventory: &Inventory) -> Vec<Finding> {
         )
         .advise("restore the backup again if you need its state");
         findings.push(on_all(finding, scratch.clone()));
+    }
+    if inventory.ours.iter().any(|name| name == copy::JOURNAL_NAME) {
+        let finding = Finding::new(
+            Code::CopyUnfinished,
+            "this is a copy that lhrecover preserve has not finished",
+            "files may be missing, and not all of those that are there need be of one moment",
+        );
+        let finding = finding.advise("run lhrecover preserve once more, with the same source");
+        findings.push(finding.on(copy::JOURNAL_NAME));
     }
     if !foreign.is_empty() {
         let finding = Finding::new(
