@@ -30,7 +30,10 @@ fn snapshot(name: &str, parent: &str, second: i64) -> SnapshotEvidence {
 fn healthy(node: &str) -> Evidence {
     Evidence {
         node: node.into(),
-        path: "/var/lib/longhorn/replicas/vol-00000001".into(),
+        path: format!(
+            "/var/lib/longhorn/replicas/vol-{:08x}",
+            node.bytes().fold(7, |n: u32, b| n.wrapping_mul(31).wrapping_add(u32::from(b)))
+        ),
         volume: "vol".into(),
         chain: ChainState::Whole,
         state: VolumeState::Sound,
@@ -292,7 +295,7 @@ fn each_piece_of_evidence_decides_when_nothing_weightier_does() {
                 (hashed("b", "1", "1", true), Best, &["checksums pass"]),
                 (with("a", |e| e.deep = true), Good, &["checksums"]),
             ],
-            Certain,
+            Likely,
         ),
         (
             "7: closed",
@@ -300,7 +303,7 @@ fn each_piece_of_evidence_decides_when_nothing_weightier_does() {
                 (healthy("b"), Best, &["was closed"]),
                 (with("a", |e| e.dirty = true), Good, &["was not closed"]),
             ],
-            Certain,
+            Likely,
         ),
         (
             "8: more data",
@@ -308,12 +311,12 @@ fn each_piece_of_evidence_decides_when_nothing_weightier_does() {
                 (with("b", |e| e.allocated_bytes = 11 * MIB), Best, &["holds more"]),
                 (healthy("a"), Good, &["holds less"]),
             ],
-            Certain,
+            Likely,
         ),
         (
             "none: the node's name",
             [(healthy("a"), Best, &["as good as b"]), (healthy("b"), Good, &["as good"])],
-            Certain,
+            Likely,
         ),
     ];
     for (case, expected, confidence) in &table {
@@ -326,7 +329,7 @@ fn a_shallow_scan_does_not_lose_to_a_deep_one() {
     check(
         "the deep one has no advantage",
         &[(with("a", |e| e.deep = false), Best, &[]), (hashed("b", "1", "1", true), Good, &[])],
-        Certain,
+        Likely,
     );
 }
 
@@ -347,7 +350,7 @@ fn two_that_dropped_out_early_are_no_majority() {
 #[test]
 fn what_conflicts_is_for_a_person() {
     let parted = with("b", |e| {
-        e.snapshots[0] = snapshot("c", "volume-snap-a.img", 300);
+        e.snapshots[0] = snapshot("c", "volume-snap-a.img", 200);
         e.head_modified = at(900);
     });
     check("histories that parted", &[(healthy("a"), Best, &[]), (parted, Doubtful, &[])], PersonMustLook);
@@ -420,7 +423,7 @@ fn clocks_that_lie_are_not_trusted() {
     });
     let replicas = [healthy("a"), before.clone()];
     let ranking = ranked(&replicas, &right_clocks(&replicas));
-    assert_eq!(ranking.findings[0].code.as_str(), "head-before-created");
+    assert_eq!(ranking.findings[0].code.as_str(), "head-time-impossible");
     check(
         "written before it was made",
         &[(before, Best, &["clock was wrong"]), (healthy("a"), Doubtful, &[])],
@@ -435,6 +438,131 @@ fn clocks_that_lie_are_not_trusted() {
         &[(copied, Best, &["those of a copy"]), (healthy("a"), Doubtful, &[])],
         PersonMustLook,
     );
+}
+
+#[test]
+fn what_would_mislead_is_for_a_person() {
+    let later_but_broken = with("b", |e| {
+        e.chain = ChainState::Broken;
+        e.head_modified = at(2_000_000);
+    });
+    let case = "a broken one was written weeks later";
+    check(case, &[(healthy("a"), Best, &[]), (later_but_broken, Unusable, &[])], PersonMustLook);
+
+    let with_layers = |node: &str, mib: u64| {
+        with(node, |e| {
+            e.snapshots.iter_mut().for_each(|s| s.allocated_bytes = mib * MIB);
+            e.allocated_bytes = 2 * mib * MIB + MIB;
+        })
+    };
+    let cut_short = with("b", |e| {
+        e.snapshots[0] = SnapshotEvidence { allocated_bytes: 0, ..snapshot("b", "", 200) };
+        e.snapshots.truncate(1);
+        e.allocated_bytes = MIB;
+        e.head_modified = at(1030);
+    });
+    let case = "a rebuild that was cut short, and whose flag was lost";
+    check(case, &[(cut_short, Best, &[]), (with_layers("a", 20), Doubtful, &[])], PersonMustLook);
+    let half_filled = Evidence { head_allocated_bytes: 2 * MIB, ..with_layers("b", 2) };
+    let case = "the same, with all layers there and partly filled";
+    check(case, &[(half_filled, Best, &[]), (with_layers("a", 20), Good, &[])], PersonMustLook);
+
+    let copied = |node, mib| {
+        with(node, |e| {
+            e.times_copied = true;
+            e.allocated_bytes = mib * MIB;
+        })
+    };
+    let case = "times are lost, and nothing else tells";
+    check(case, &[(copied("b", 11), Best, &[]), (copied("a", 10), Good, &[])], PersonMustLook);
+    let counter = |node, n| with(node, |e| (e.times_copied, e.revision_counter) = (true, Some(n)));
+    let case = "counters that may have stood still";
+    check(case, &[(counter("b", 150), Best, &[]), (counter("a", 100), Doubtful, &[])], PersonMustLook);
+
+    let later = |e: &mut Evidence| e.head_modified = at(9000);
+    let [more_writes, fewer] = [
+        counted("a", 500),
+        with("b", |e| {
+            later(e);
+            e.revision_counter = Some(400)
+        }),
+    ];
+    let none = with("c", |e| e.head_modified = at(10));
+    let case = "a third without a counter does not silence the other two";
+    check(case, &[(fewer, Best, &[]), (more_writes, Doubtful, &[]), (none, Doubtful, &[])], PersonMustLook);
+
+    let restored = with("b", |e| {
+        (e.snapshots, e.began) =
+            (vec![SnapshotEvidence { created: None, ..snapshot("restored", "", 0) }], None);
+        e.head_modified = at(90_000);
+    });
+    let old = with("a", |e| e.snapshots.clear());
+    check("restored under an old name", &[(restored, Best, &[]), (old, Doubtful, &[])], PersonMustLook);
+
+    let future = with("b", |e| {
+        e.scanned_at = at(5000);
+        e.head_modified = at(300_000_000);
+    });
+    check(
+        "written in the future",
+        &[(future, Best, &["in the future"]), (healthy("a"), Doubtful, &[])],
+        PersonMustLook,
+    );
+
+    let twice = with("b", |e| e.path = healthy("a").path);
+    let case = "the same directory under two names";
+    check(
+        case,
+        &[(counted("a", 1), Best, &[]), (Evidence { revision_counter: Some(1), ..twice }, Good, &[])],
+        Likely,
+    );
+}
+
+#[test]
+fn a_new_volume_under_the_old_name_is_not_taken_even_in_a_crowd() {
+    let newcomer = |node: &str, state| {
+        with(node, |e| {
+            (e.began, e.head_created, e.head_modified) = (at(5000), at(5000), at(5500));
+            e.snapshots = vec![snapshot("sys", "", 5200)];
+            (e.allocated_bytes, e.state) = (MIB, state);
+        })
+    };
+    let expected = [
+        (with("a", |e| e.allocated_bytes = 1000 * MIB), Best, &[][..]),
+        (newcomer("b", VolumeState::Sound), Doubtful, &["new volume under the old name"]),
+        (newcomer("c", VolumeState::Rebuilding), Unusable, &[]),
+    ];
+    check("reinstalled, with several replicas", &expected, Likely);
+}
+
+#[test]
+fn what_siblings_agree_on_is_not_corrupt() {
+    let unmapped = |node: &str| Evidence { head_modified: at(90_000), ..hashed(node, "1", "2", false) };
+    let stale = Evidence { head_modified: at(10), ..hashed("c", "1", "1", false) };
+    let expected = [(unmapped("a"), Best, &[][..]), (unmapped("b"), Good, &[]), (stale, Doubtful, &[])];
+    check("an unmap reached a snapshot", &expected, PersonMustLook);
+    let off_chain = with("a", |e| {
+        e.head_modified = at(90_000);
+        let mut branch = snapshot("z", "", 50);
+        (branch.live, branch.silently_corrupted, branch.change_time_equal) = (false, true, Some(true));
+        e.snapshots.push(branch);
+    });
+    check("a corrupt branch", &[(off_chain, Best, &[]), (healthy("b"), Doubtful, &[])], Likely);
+}
+
+#[test]
+fn retention_does_not_make_histories_part() {
+    let live = |node| {
+        with(node, |e| e.snapshots = vec![snapshot("d", "volume-snap-c.img", 400), snapshot("c", "", 300)])
+    };
+    let ahead = with("z", |e| e.head_modified = at(5000));
+    check(
+        "a stale one whose clock ran ahead",
+        &[(live("a"), Best, &[]), (ahead, Doubtful, &["lacks snapshot d"])],
+        PersonMustLook,
+    );
+    let behind = with("z", |e| e.head_modified = at(500));
+    check("a stale one", &[(live("a"), Best, &[]), (behind, Doubtful, &["lacks snapshot d"])], Likely);
 }
 
 #[test]
@@ -466,6 +594,13 @@ enum Damage {
     Deep,
     Dirty,
     Copied,
+    OffChain,
+    Removed,
+    Unreadable,
+    SilentlyCorrupted,
+    Size(u64),
+    NoTimes,
+    SamePlace,
 }
 
 fn damage() -> impl Strategy<Value = Damage> {
@@ -488,6 +623,13 @@ fn damage() -> impl Strategy<Value = Damage> {
         Just(Deep),
         Just(Dirty),
         Just(Copied),
+        Just(OffChain),
+        Just(Removed),
+        Just(Unreadable),
+        Just(SilentlyCorrupted),
+        (1..3u64).prop_map(Size),
+        Just(NoTimes),
+        Just(SamePlace),
     ]
 }
 
@@ -523,6 +665,16 @@ fn suffer(e: &mut Evidence, damage: &Damage) {
         Damage::Deep => e.deep = true,
         Damage::Dirty => e.dirty = true,
         Damage::Copied => e.times_copied = true,
+        Damage::OffChain => e.snapshots.iter_mut().take(1).for_each(|s| s.live = false),
+        Damage::Removed => e.snapshots.iter_mut().take(1).for_each(|s| s.removed = true),
+        Damage::Unreadable => e.snapshots.iter_mut().take(1).for_each(|s| s.unreadable = Some("EIO".into())),
+        Damage::SilentlyCorrupted => e.snapshots.iter_mut().take(1).for_each(|s| {
+            (s.silently_corrupted, s.change_time_equal) = (true, Some(true));
+        }),
+        Damage::Size(mib) => e.size_bytes = Some(mib * MIB),
+        Damage::NoTimes => (e.head_created, e.head_modified, e.began) = (None, None, None),
+        // Several directories on one node.
+        Damage::SamePlace => e.node = "node-0".into(),
     }
 }
 
@@ -545,14 +697,15 @@ fn failing<'a>(e: &'a Evidence, touched: &'a [Option<bool>]) -> impl Iterator<It
 
 /// A chain that is broken, a checksum that fails, or a rebuild.
 fn untrusted(e: &Evidence) -> bool {
-    let corrupt = failing(e, &[Some(true)]).next().is_some();
+    let corrupt = failing(e, &[Some(true)]).any(|s| s.live);
     e.chain == ChainState::Broken || e.state == VolumeState::Rebuilding || corrupt
 }
 
 /// None of these, nor anything like them.
 fn flawless(e: &Evidence) -> bool {
     let doubtful = failing(e, &[Some(true), Some(false), None]).next().is_some();
-    e.chain == ChainState::Whole && e.state == VolumeState::Sound && !doubtful
+    let damaged = e.snapshots.iter().any(|s| s.unreadable.is_some() || s.silently_corrupted);
+    e.chain == ChainState::Whole && e.state == VolumeState::Sound && !doubtful && !damaged
 }
 
 proptest! {

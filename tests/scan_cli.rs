@@ -406,7 +406,7 @@ fn a_head_written_before_it_was_made_is_flagged() {
     let head = File::options().write(true).open(dir.join(truth["head"].as_str().unwrap())).unwrap();
     head.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(86_400)).unwrap();
     let report = lhrecover(&["scan", "--json", "--quiet", text(&dir)]).exits(1).json();
-    assert!(has_finding(volume(&report), "head-before-created"));
+    assert!(has_finding(volume(&report), "head-time-impossible"));
 }
 
 /// Without the spaces that fill a table's columns: how wide one is depends on where the test runs.

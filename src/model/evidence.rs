@@ -44,6 +44,8 @@ pub struct Evidence {
     pub path: String,
     /// The volume's name.
     pub volume: String,
+    /// When it was looked at, by the node's clock.
+    pub scanned_at: Option<Timestamp>,
     /// Whether its chain can be read.
     pub chain: ChainState,
     /// What `volume.meta` says of its state.
@@ -100,6 +102,10 @@ pub struct SnapshotEvidence {
     pub live: bool,
     /// Deleted and not purged yet.
     pub removed: bool,
+    /// Taken by a user, or for one, rather than by the system: no purge takes it unasked.
+    pub user_created: bool,
+    /// What its file takes on the disk, in bytes.
+    pub allocated_bytes: u64,
     /// The engine's checksum of it (16 hexadecimal digits), if there is one.
     pub recorded_crc64: Option<String>,
     /// Its checksum as a deep scan computed it.
@@ -140,7 +146,7 @@ impl Clock {
 
     /// Whether its times can be compared with ours.
     pub fn is_right(self) -> bool {
-        matches!(self, Clock::Compared { off_seconds } if off_seconds.abs() <= Self::TOLERANCE_SECONDS)
+        matches!(self, Clock::Compared { off_seconds } if off_seconds.unsigned_abs() <= Self::TOLERANCE_SECONDS.unsigned_abs())
     }
 
     /// Whether its times are known to be wrong.
@@ -165,11 +171,45 @@ impl Evidence {
         self.data_bytes.unwrap_or(self.allocated_bytes) == 0
     }
 
-    /// Whether the head was last written before it was made, which only a wrong clock does.
-    pub fn written_before_it_began(&self) -> bool {
-        let seconds = self.head_modified.zip(self.head_created);
-        seconds.is_some_and(|(modified, created)| {
-            created.as_second() - modified.as_second() > Clock::TOLERANCE_SECONDS
-        })
+    /// Why the time of the head's last write cannot be right: only a clock that was wrong makes such times.
+    pub fn impossible_time(&self) -> Option<&'static str> {
+        let modified = self.head_modified?.as_second();
+        let later = |than: Option<Timestamp>, by: i64| {
+            than.is_some_and(|than| than.as_second().saturating_add(by) < modified)
+        };
+        if later(self.scanned_at, Clock::TOLERANCE_SECONDS) {
+            Some("its head was last written in the future")
+        } else if self.head_created.is_some() && !later(self.head_created, -Clock::TOLERANCE_SECONDS - 1) {
+            Some("its head was last written before it was made")
+        } else {
+            None
+        }
+    }
+
+    /// The last part of its path: `<volume>-<8 hexadecimal digits>`, which no two replicas share.
+    pub fn directory(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Whether the counter says how many writes it has seen.
+    pub fn live_counter(&self) -> Option<u64> {
+        self.revision_counter.filter(|_| !self.revision_frozen)
+    }
+
+    /// Whether both are a look at the same state of a directory, however closely.
+    pub fn is_same_state(&self, other: &Evidence) -> bool {
+        let plain = |e: &Evidence| {
+            let mut e = Evidence {
+                scanned_at: None,
+                in_use: false,
+                deep: false,
+                guest: None,
+                data_bytes: None,
+                ..e.clone()
+            };
+            e.snapshots.iter_mut().for_each(|s| s.computed_crc64 = None);
+            e
+        };
+        plain(self) == plain(other)
     }
 }

@@ -209,10 +209,12 @@ codes! {
         "Two replicas have the same snapshot with another size, checksum or content.";
     SiblingSizeDiffers = "sibling-size-differs", Warning,
         "Two replicas that can be trusted say different sizes of the volume.";
-    HeadBeforeCreated = "head-before-created", Warning,
-        "A head was last written before it was made: the node's clock was wrong.";
+    HeadTimeImpossible = "head-time-impossible", Warning,
+        "A head was last written before it was made, or in the future: the node's clock was wrong.";
     ClockOff = "clock-off", Warning,
         "A node's clock is not ours: its times cannot be compared with those of other nodes.";
+    NothingFound = "nothing-found", Warning,
+        "No replica was found, or none of a volume that was asked for.";
     NodeUnreachable = "node-unreachable", Warning,
         "A node could not be scanned; what it holds is not in the ranking.";
     NodeVersion = "node-version", Warning,

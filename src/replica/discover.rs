@@ -19,15 +19,18 @@ const MAX_NAMES: usize = 65_536;
 const SUFFIX_DIGITS: usize = 8;
 
 /// The volume's name in that of a replica directory: `<volume>-<8 hex>` (longhorn-manager `types.GetReplicaDataPath`).
-/// A directory that was renamed is its own volume.
+/// One that was set aside as `<volume>-<8 hex>.bak` or the like still is the volume's; any other name is its own.
 pub fn volume_name(directory: &str) -> &str {
     split(directory).unwrap_or(directory)
 }
 
 fn split(directory: &str) -> Option<&str> {
-    let (volume, suffix) = directory.rsplit_once('-')?;
-    let hex = suffix.len() == SUFFIX_DIGITS && suffix.bytes().all(|b| b.is_ascii_hexdigit());
-    (hex && !volume.is_empty()).then_some(volume)
+    directory.rmatch_indices('-').find_map(|(at, _)| {
+        let (volume, suffix) = (&directory[..at], &directory.as_bytes()[at + 1..]);
+        let (digits, rest) = suffix.split_at_checked(SUFFIX_DIGITS)?;
+        let marked = rest.first().is_none_or(|first| b". ~_".contains(first));
+        (digits.iter().all(u8::is_ascii_hexdigit) && marked && !volume.is_empty()).then_some(volume)
+    })
 }
 
 /// The replica directories that `path` means: itself if it is one, else those in it or in its `replicas`.
@@ -49,7 +52,9 @@ pub fn discover(path: &Path) -> Result<Vec<PathBuf>> {
     let dir = Dir::open(path).map_err(cannot)?;
     let listed = dir.names(MAX_NAMES).map_err(cannot)?;
     let listed: Vec<_> = listed.iter().map(|name| name.to_string_lossy()).collect();
-    if listed.iter().any(|name| is_a_replicas(name)) {
+    // A stray file does not make a directory of replicas one of them.
+    let holds_others = || listed.iter().any(|name| split(name).is_some() && dir.is_dir(name));
+    if listed.iter().any(|name| is_a_replicas(name)) && !holds_others() {
         return Ok(vec![path.to_path_buf()]);
     }
     if listed.iter().any(|name| name == REPLICAS) {
@@ -88,7 +93,9 @@ fn discover_in(replicas: &Path) -> std::io::Result<Vec<PathBuf>> {
             let inside = dir.subdir(text).and_then(|dir| dir.names(MAX_NAMES));
             inside.is_ok_and(|names| names.iter().any(|name| is_a_replicas(&name.to_string_lossy())))
         };
-        if if named_so { dir.is_dir(text) } else { holds_one() } {
+        // A link, or what cannot be looked at, is said to be there and not to be readable.
+        let no_file = dir.stat(text).map_or(true, |stat| !stat.regular);
+        if if named_so { no_file } else { holds_one() } {
             found.push(replicas.join(&name));
         }
     }
@@ -106,6 +113,8 @@ mod tests {
         let name = "pvc-96982083-7f5f-43a2-a6e7-80eba830df05";
         assert_eq!(volume_name(&format!("{name}-6ab8c0ee")), name);
         assert_eq!(volume_name("vol-1-6AB8C0EE"), "vol-1");
+        assert_eq!(volume_name(&format!("{name}-6ab8c0ee.bak")), name);
+        assert_eq!(volume_name(name), name, "a group of a UUID is no suffix");
         for whole in ["data", "data-6ab8c0e", "data-6ab8c0eg", "-6ab8c0ee", "copy of data"] {
             assert_eq!(volume_name(whole), whole);
         }
@@ -127,7 +136,7 @@ mod tests {
             let found = discover(path).unwrap();
             found.iter().map(|p| p.file_name().unwrap().to_str().unwrap().to_owned()).collect()
         };
-        let all = ["renamed", "vol-00000001", "vol-00000002"];
+        let all = ["link-00000004", "renamed", "vol-00000001", "vol-00000002"];
         assert_eq!(names(tmp.path()), all);
         assert_eq!(names(&tmp.path().join("replicas")), all);
         assert_eq!(discover(&replica).unwrap(), [replica]);

@@ -86,11 +86,17 @@ pub fn text(finding: &FindingReport) -> String {
     text
 }
 
-/// Text that may hold names from a disk, made safe for a terminal: control characters are shown, not obeyed.
+/// Characters that show nothing, or turn what follows around.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Text that may hold names from a disk, made safe for a terminal: control characters, and others that show nothing
+/// themselves, are shown, not obeyed.
 pub fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() {
+        if c.is_control() || is_invisible(c) {
             safe.extend(c.escape_default());
         } else {
             safe.push(c);

@@ -52,10 +52,11 @@ pub struct Args {
 /// When a node is not named as nodes are, a file of an earlier scan cannot be used, there is nothing to look at, or the run is interrupted. A path, a
 /// replica or a node that cannot be read is a finding.
 pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
+    // Before signals are caught: a pipe that nobody writes to is waited for, and can be given up.
+    let told = args.from.iter().map(|path| Told::read(path)).collect::<Result<Vec<_>>>()?;
     let cancel = cancel_on_signals()?;
     let run = Run { observer: ui, cancel: &cancel };
     let (nodes, ssh) = (args.nodes.targets()?, args.nodes.ssh()?);
-    let told = args.from.iter().map(|path| Told::read(path)).collect::<Result<Vec<_>>>()?;
     let paths = own_paths(args, &nodes)?;
     let alone = paths.is_empty() && nodes.is_empty() && told.len() == 1;
     let options = ScanOptions {
@@ -71,7 +72,11 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
 }
 
 fn show(args: &Args, collected: &Collected, ui: &Ui) -> Result<Outcome> {
-    let rankings = rank(&collected.replicas, &collected.clocks());
+    let mut rankings = rank(&collected.replicas, &collected.clocks());
+    if collected.is_incomplete() {
+        let why = "not everything could be looked at";
+        rankings.iter_mut().for_each(|ranking| ranking.doubt(Confidence::Likely, why));
+    }
     let report = report::build(collected, &rankings);
     if args.best {
         let best = report::best(&report);
@@ -80,11 +85,13 @@ fn show(args: &Args, collected: &Collected, ui: &Ui) -> Result<Outcome> {
         } else {
             ui.print(&report::best_lines(&best))?;
         }
-        let of_volumes = report.volumes.iter().flat_map(|volume| &volume.findings);
-        of_volumes.chain(&report.findings).for_each(|found| ui.findings(std::slice::from_ref(found)));
     } else {
         let text = if ui.json { String::new() } else { report::text(&report) };
         ui.result(&report, &text)?;
+    }
+    if args.best || (ui.quiet && !ui.json) {
+        let of_volumes = report.volumes.iter().flat_map(|volume| &volume.findings);
+        of_volumes.chain(&report.findings).for_each(|found| ui.findings(std::slice::from_ref(found)));
     }
     let findings = rankings.iter().flat_map(|ranking| &ranking.findings).chain(&collected.findings);
     let worst = findings.map(crate::model::finding::Finding::severity).max();

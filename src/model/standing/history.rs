@@ -1,7 +1,9 @@
 //! Whose snapshot history goes further: a replica that dropped out lacks what was taken afterwards.
 //!
-//! Only the newest end of a history counts. What is missing further down was purged, and purging is what replicas
-//! do that are still taking part; what is missing at the top was taken while the replica did not.
+//! The newest end of a history counts first. What is missing further down may have been purged, and purging is what
+//! replicas do that are still taking part; but nothing purges a snapshot that a user took and nobody has removed. Where
+//! each has a newest one that the other lacks, one of the two was purged: the younger one decides, by the engine's clock,
+//! which gives all replicas the same time (longhorn-engine `pkg/controller/control.go`, `Snapshot`).
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,6 +21,9 @@ pub enum Compared<'a> {
     /// Each has one that the other lacks: this one's newest, the other's newest.
     Parted(&'a SnapshotEvidence, &'a SnapshotEvidence),
 }
+
+/// More different histories than this are nobody's: they are then level, so that no report keeps us busy for hours.
+const MAX_HISTORIES: usize = 256;
 
 /// The histories of a volume's replicas.
 pub struct Histories<'a> {
@@ -39,11 +44,29 @@ impl<'a> Histories<'a> {
     /// as known to it.
     pub fn compare(&self, this: usize, other: usize) -> Compared<'a> {
         match (self.lacking(other, this), self.lacking(this, other)) {
-            (None, None) => Compared::Level,
+            (None, None) => match (self.lacking_below(other, this), self.lacking_below(this, other)) {
+                (None, Some(theirs)) => Compared::Behind(theirs),
+                (Some(ours), None) => Compared::Ahead(ours),
+                _ => Compared::Level,
+            },
             (None, Some(theirs)) => Compared::Behind(theirs),
             (Some(ours), None) => Compared::Ahead(ours),
-            (Some(ours), Some(theirs)) => Compared::Parted(ours, theirs),
+            (Some(ours), Some(theirs)) => match (ours.created, theirs.created) {
+                (Some(a), Some(b)) if a < b => Compared::Behind(theirs),
+                (Some(a), Some(b)) if a > b => Compared::Ahead(ours),
+                _ => Compared::Parted(ours, theirs),
+            },
         }
+    }
+
+    /// Whether each has a newest snapshot that the other lacks: then one of them was purged, or they parted.
+    pub fn are_apart(&self, this: usize, other: usize) -> bool {
+        self.lacking(other, this).is_some() && self.lacking(this, other).is_some()
+    }
+
+    /// What `has` takes for the largest of the layers below its newest that `lacks` knows nothing of, in bytes.
+    pub fn largest_lacking(&self, lacks: usize, has: usize) -> Option<&'a SnapshotEvidence> {
+        self.unknown(lacks, has).max_by_key(|s| s.allocated_bytes)
     }
 
     /// Whether two replicas have a snapshot in common.
@@ -56,22 +79,35 @@ impl<'a> Histories<'a> {
         self.replicas[has].live_chain().next().filter(|top| !self.names[lacks].contains(top.name.as_str()))
     }
 
-    /// For each replica, how many steps behind the furthest history it is: 0 for one that nobody is ahead of, 1
+    /// The newest snapshot further down that no purge explains.
+    fn lacking_below(&self, lacks: usize, has: usize) -> Option<&'a SnapshotEvidence> {
+        self.unknown(lacks, has).find(|s| s.user_created && !s.removed)
+    }
+
+    fn unknown(&self, lacks: usize, has: usize) -> impl Iterator<Item = &'a SnapshotEvidence> {
+        let names = &self.names[lacks];
+        self.replicas[has].live_chain().filter(|s| !names.contains(s.name.as_str()))
+    }
+
+    /// For each of some replicas, how many steps behind the furthest history it is: 0 for one that nobody is ahead of, 1
     /// for one that only those are ahead of, and so on.
     ///
     /// Damaged directories may contradict each other in a circle; those in it are then level.
-    pub fn steps_behind(&self) -> Vec<u32> {
+    pub fn steps_behind(&self, members: &[usize]) -> HashMap<usize, u32> {
         // Equal histories stand alike, so each is compared once.
         let mut groups: HashMap<Vec<&str>, Vec<usize>> = HashMap::new();
-        for (i, replica) in self.replicas.iter().enumerate() {
-            let live: Vec<_> = replica.live_chain().take(1).map(|s| s.name.as_str()).collect();
+        for &i in members {
+            let live: Vec<_> = self.replicas[i].live_chain().take(1).map(|s| s.name.as_str()).collect();
             let mut key: Vec<_> = self.names[i].iter().copied().collect();
             key.sort_unstable();
             groups.entry(live.into_iter().chain(key).collect()).or_default().push(i);
         }
         let mut left: Vec<_> = groups.into_values().collect();
         left.sort_unstable();
-        let mut steps = vec![0; self.replicas.len()];
+        let mut steps = HashMap::new();
+        if left.len() > MAX_HISTORIES {
+            left = vec![members.to_vec()];
+        }
         let mut step = 0;
         while !left.is_empty() {
             let beaten =
@@ -82,7 +118,7 @@ impl<'a> Histories<'a> {
             if front.is_empty() {
                 front = std::mem::take(&mut left);
             }
-            front.into_iter().flatten().for_each(|i| steps[i] = step);
+            steps.extend(front.into_iter().flatten().map(|i| (i, step)));
             step += 1;
         }
         steps
@@ -106,7 +142,8 @@ mod tests {
 
     fn steps(replicas: &[Evidence]) -> Vec<u32> {
         let replicas: Vec<_> = replicas.iter().collect();
-        Histories::new(&replicas).steps_behind()
+        let steps = Histories::new(&replicas).steps_behind(&(0..replicas.len()).collect::<Vec<_>>());
+        (0..replicas.len()).map(|i| steps[&i]).collect()
     }
 
     #[test]
@@ -132,5 +169,22 @@ mod tests {
         assert_eq!(steps(&[replica(&["x", "a"], &[]), replica(&["y", "a"], &[])]), [0, 0]);
         let circle = [replica(&["a", "c"], &[]), replica(&["b", "a"], &[]), replica(&["c", "b"], &[])];
         assert_eq!(steps(&circle), [0, 0, 0]);
+    }
+
+    #[test]
+    fn the_younger_of_two_that_the_other_lacks_decides() {
+        let at = |second| Some(jiff::Timestamp::from_second(second).unwrap());
+        let (mut one, mut other) = (replica(&["d", "c"], &[]), replica(&["b", "a"], &[]));
+        (one.snapshots[0].created, other.snapshots[0].created) = (at(4), at(2));
+        assert_eq!(steps(&[one, other]), [0, 1]);
+    }
+
+    #[test]
+    fn no_purge_takes_a_users_snapshot_unasked() {
+        let mut whole = replica(&["c", "b", "a"], &[]);
+        whole.snapshots[1].user_created = true;
+        assert_eq!(steps(&[replica(&["c", "a"], &[]), whole.clone()]), [1, 0]);
+        whole.snapshots[1].removed = true;
+        assert_eq!(steps(&[replica(&["c", "a"], &[]), whole]), [0, 0]);
     }
 }

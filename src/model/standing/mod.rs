@@ -2,8 +2,8 @@
 //!
 //! A [`Standing`] is a replica's rank: its fields are in order of weight and positive, so that the derived order
 //! *is* the ranking. What needs the siblings (who lacks whose snapshots, whose head is newest) is worked out per
-//! volume first, and only ever compared between replicas that stand alike in everything weightier; so two standings
-//! always compare the same way, whoever else is there and in whatever order they come.
+//! volume first, among those that stand alike in everything weightier, and only compared there; so it is a total order,
+//! in whatever order they come.
 //!
 //! ```text
 //!   Evidence of all replicas ──> history, sums ──> Standing each ──> order ──> verdicts, reasons, confidence
@@ -15,7 +15,7 @@ mod trust;
 mod words;
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -171,6 +171,12 @@ pub struct Ranking<'a> {
 }
 
 impl<'a> Ranking<'a> {
+    /// Makes it no surer than `at_most`, for the reason given.
+    pub fn doubt(&mut self, at_most: Confidence, why: &str) {
+        self.confidence = self.confidence.max(at_most);
+        self.doubts.push(why.to_owned());
+    }
+
     /// The one to take, if there is one.
     pub fn best(&self) -> Option<&Ranked<'a>> {
         self.replicas.first().filter(|first| first.verdict == Verdict::Best)
@@ -201,7 +207,7 @@ fn rank_volume<'a>(mut replicas: Vec<&'a Evidence>, clocks: &BTreeMap<String, Cl
     let ranked = order.iter().map(|&i| Ranked {
         evidence: replicas[i],
         standing: standings[i].clone(),
-        verdict: verdict(&standings[i], &standings[order[0]], i == order[0]),
+        verdict: verdict(&volume, &standings, order[0], i),
         reasons: words::reasons(&volume, &standings, &order, i),
     });
     Ranking {
@@ -213,15 +219,16 @@ fn rank_volume<'a>(mut replicas: Vec<&'a Evidence>, clocks: &BTreeMap<String, Cl
     }
 }
 
-fn verdict(this: &Standing, best: &Standing, is_first: bool) -> Verdict {
-    let holds_nothing = this.state == VolumeState::Rebuilding || this.filled == Filled::Empty;
-    if this.chain == ChainState::Broken || holds_nothing {
+fn verdict(volume: &Volume<'_>, standings: &[Standing], first: usize, this: usize) -> Verdict {
+    let standing = &standings[this];
+    let holds_nothing = standing.state == VolumeState::Rebuilding || standing.filled == Filled::Empty;
+    if standing.chain == ChainState::Broken || holds_nothing {
         Verdict::Unusable
-    } else if !this.is_trustworthy() {
+    } else if !standing.is_trustworthy() {
         Verdict::Doubtful
-    } else if is_first {
+    } else if this == first {
         Verdict::Best
-    } else if this.is_as_fresh_as(best) {
+    } else if standing.is_as_fresh_as(&standings[first]) && !volume.histories.are_apart(this, first) {
         Verdict::Good
     } else {
         Verdict::Doubtful
@@ -233,23 +240,32 @@ struct Volume<'a> {
     replicas: &'a [&'a Evidence],
     histories: Histories<'a>,
     siblings: Siblings<'a>,
+    /// How many there are on each node.
+    on_node: HashMap<&'a str, usize>,
 }
 
 impl<'a> Volume<'a> {
     fn new(replicas: &'a [&'a Evidence]) -> Self {
-        Volume { replicas, histories: Histories::new(replicas), siblings: Siblings::new(replicas) }
+        let mut on_node: HashMap<&str, usize> = HashMap::new();
+        for replica in replicas {
+            *on_node.entry(&replica.node).or_default() += 1;
+        }
+        Volume { replicas, histories: Histories::new(replicas), siblings: Siblings::new(replicas), on_node }
     }
 
     /// What a replica is called in a sentence: its node, if no sibling is there too.
     fn label(&self, replica: usize) -> String {
         let this = self.replicas[replica];
-        let alone = self.replicas.iter().filter(|other| other.node == this.node).count() == 1;
-        if alone { this.node.clone() } else { format!("{}:{}", this.node, this.path) }
+        if self.on_node.get(this.node.as_str()) == Some(&1) {
+            this.node.clone()
+        } else {
+            format!("{}:{}", this.node, this.path)
+        }
     }
 
     /// Why a replica is proven to be corrupt, if it is.
     fn corruption(&self, replica: usize) -> Option<String> {
-        self.replicas[replica].snapshots.iter().find_map(|snapshot| {
+        self.replicas[replica].live_chain().find_map(|snapshot| {
             sums::proof(snapshot).or_else(|| {
                 let sibling = self.label(self.siblings.disproved_by(snapshot)?);
                 Some(format!("the checksum of snapshot {} fails here and passes in {sibling}", snapshot.name))
@@ -268,7 +284,9 @@ impl<'a> Volume<'a> {
             (Some(began), Some(modified)) => began > modified,
             _ => false,
         };
-        let anew = others().all(|(i, other)| later(other) && !self.histories.share(replica, i));
+        let small = |other: &Evidence| this.allocated_bytes < other.allocated_bytes / MADE_ANEW_PART;
+        let anew = this.allocated_bytes < most_bytes / MADE_ANEW_PART
+            && others().any(|(i, other)| small(other) && later(other) && !self.histories.share(replica, i));
         if anew && this.allocated_bytes < most_bytes / MADE_ANEW_PART {
             Filled::MadeAnew
         } else {
@@ -280,7 +298,6 @@ impl<'a> Volume<'a> {
     ///
     /// Each step looks at those that stand alike so far, so what it writes down is only ever compared among them.
     fn standings(&self) -> Vec<Standing> {
-        let steps = self.histories.steps_behind();
         let mut standings: Vec<_> = self
             .replicas
             .iter()
@@ -290,7 +307,7 @@ impl<'a> Volume<'a> {
                 state: replica.state,
                 intact: self.corruption(i).is_none(),
                 filled: self.filled(i),
-                history_behind: Reverse(steps[i]),
+                history_behind: Reverse(0),
                 revision: 0,
                 head_recent: false,
                 head_allocated_bytes: 0,
@@ -301,46 +318,52 @@ impl<'a> Volume<'a> {
                 place: Reverse((replica.node.clone(), replica.path.clone())),
             })
             .collect();
-        self.among_equals(&mut standings, |alike, standing, i| {
-            standing.revision = counters(alike).and(self.replicas[i].revision_counter).unwrap_or(0);
+        self.among_equals(&mut standings, |members, standings| {
+            for (i, steps) in self.histories.steps_behind(members) {
+                standings[i].history_behind = Reverse(steps);
+            }
         });
-        self.among_equals(&mut standings, |alike, standing, i| {
-            let newest = alike.iter().filter_map(|r| r.head_modified).max();
-            let this = self.replicas[i];
-            standing.head_modified = this.head_modified;
-            standing.head_recent = this
-                .head_modified
-                .zip(newest)
-                .is_some_and(|(head, newest)| newest.as_second() - head.as_second() <= SAME_TIME_SECONDS);
-            standing.head_allocated_bytes = if standing.head_recent { this.head_allocated_bytes } else { 0 };
+        self.among_equals(&mut standings, |members, standings| {
+            let counters: Option<Vec<_>> = members.iter().map(|&i| self.replicas[i].live_counter()).collect();
+            for (&i, counter) in members.iter().zip(counters.unwrap_or_default()) {
+                standings[i].revision = counter;
+            }
         });
-        self.among_equals(&mut standings, |alike, standing, i| {
-            let this = self.replicas[i];
-            standing.sums_pass = alike.iter().all(|r| r.deep) && all_pass(this);
-            standing.clean = !this.dirty;
-            standing.allocated_bytes = this.allocated_bytes;
+        self.among_equals(&mut standings, |members, standings| {
+            let newest = members.iter().filter_map(|&i| self.replicas[i].head_modified).max();
+            for &i in members {
+                self.add_head(&mut standings[i], self.replicas[i], newest);
+            }
+        });
+        self.among_equals(&mut standings, |members, standings| {
+            let all_deep = members.iter().all(|&i| self.replicas[i].deep);
+            for &i in members {
+                let this = self.replicas[i];
+                standings[i].sums_pass = all_deep && all_pass(this);
+                standings[i].clean = !this.dirty;
+                standings[i].allocated_bytes = this.allocated_bytes;
+            }
         });
         standings
     }
 
-    /// Fills in what is next for every replica, given those that stand exactly like it so far.
-    fn among_equals(&self, standings: &mut [Standing], fill: impl Fn(&[&Evidence], &mut Standing, usize)) {
+    fn add_head(&self, standing: &mut Standing, this: &Evidence, newest: Option<Timestamp>) {
+        let behind =
+            this.head_modified.zip(newest).map(|(head, newest)| newest.as_second() - head.as_second());
+        standing.head_modified = this.head_modified;
+        standing.head_recent = behind.is_some_and(|seconds| seconds <= SAME_TIME_SECONDS);
+        standing.head_allocated_bytes = if standing.head_recent { this.head_allocated_bytes } else { 0 };
+    }
+
+    /// Fills in what is next, for each group of replicas that stand exactly alike so far.
+    fn among_equals(&self, standings: &mut [Standing], fill: impl Fn(&[usize], &mut [Standing])) {
         let mut classes: BTreeMap<Standing, Vec<usize>> = BTreeMap::new();
         for (i, standing) in standings.iter().enumerate() {
             let class = Standing { place: Reverse(Default::default()), ..standing.clone() };
             classes.entry(class).or_default().push(i);
         }
-        for members in classes.into_values() {
-            let alike: Vec<_> = members.iter().map(|&i| self.replicas[i]).collect();
-            members.iter().for_each(|&i| fill(&alike, &mut standings[i], i));
-        }
+        classes.into_values().for_each(|members| fill(&members, standings));
     }
-}
-
-/// Whether the revision counters of these replicas can be compared: all have one, and none stood still while its
-/// head was written. One that did is worse than none.
-fn counters(replicas: &[&Evidence]) -> Option<()> {
-    replicas.iter().all(|r| r.revision_counter.is_some() && !r.revision_frozen).then_some(())
 }
 
 /// Whether at least one checksum is recorded for the live chain, and all of those pass.

@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::evidence::{ChainState, Clock};
+use crate::model::evidence::{ChainState, Clock, VolumeState};
 use crate::model::finding::{Code, Finding};
 use crate::model::standing::history::Compared;
 use crate::model::standing::words::{Decider, decider, later_by, stale_sums};
 use crate::model::standing::{Confidence, Filled, SAME_TIME_SECONDS, Standing, Volume};
+
+/// Replicas that were made within this many seconds of each other were made for the same volume.
+const MADE_TOGETHER_SECONDS: u64 = 600;
+
+/// Clocks that were never compared may be this many seconds apart, or far more.
+const CLOCKS_MAY_BE_OFF_SECONDS: i64 = 3600;
 
 /// What came of it.
 pub(super) struct Judged {
@@ -116,8 +122,12 @@ impl Judge<'_> {
             self.find(finding);
         }
         let trusted = || (0..self.standings.len()).filter(|&i| self.standings[i].is_trustworthy());
-        let size = |i: usize| self.volume.replicas[i].size_bytes;
-        let odd = trusted().find(|&i| size(i) != size(self.best));
+        let best = &self.standings[self.best];
+        let odd = trusted().find(|&i| {
+            let sizes = self.volume.replicas[i].size_bytes.zip(self.volume.replicas[self.best].size_bytes);
+            // One that is behind may have missed the expansion, which its history tells.
+            self.standings[i].history_behind == best.history_behind && sizes.is_some_and(|(a, b)| a != b)
+        });
         if let Some(odd) = odd.filter(|_| self.standings[self.best].is_trustworthy()) {
             let what =
                 format!("{} and {} have volumes of different sizes", self.label(self.best), self.label(odd));
@@ -130,59 +140,76 @@ impl Judge<'_> {
         }
     }
 
-    /// Heads written before they were made.
+    /// Times that cannot be right.
     fn clocks(&mut self) {
-        for (i, _) in self.volume.replicas.iter().enumerate().filter(|(_, r)| r.written_before_it_began()) {
-            self.judged.findings.push(
+        for (i, replica) in self.volume.replicas.iter().enumerate() {
+            let Some(impossible) = replica.impossible_time() else { continue };
+            self.find(
                 Finding::new(
-                    Code::HeadBeforeCreated,
-                    format!("the head of {} was last written before it was made", self.volume.label(i)),
+                    Code::HeadTimeImpossible,
+                    format!("of {}, {impossible}", self.label(i)),
                     "the node's clock was wrong, as after a power cut without a battery: its times prove nothing",
                 )
-                .on(self.volume.label(i)),
+                .on(self.label(i)),
             );
         }
     }
 
     fn rival(&mut self, rival: usize) {
-        let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
-        let (label, winner) = (self.label(rival), self.label(self.best));
         self.unknown_history(rival);
+        self.seen_twice(rival);
         if !self.standings[rival].is_trustworthy() {
-            if self.standings[rival].filled == Filled::Filled
-                && self.standings[rival].chain != ChainState::Broken
-            {
-                self.untrusted(rival);
-            } else if self.standings[rival].filled == Filled::MadeAnew {
-                self.doubt(Confidence::Likely, format!("{label} was made anew, and holds data of its own"));
-            }
+            self.untrusted(rival);
             return;
         }
-        let began_after = other.began.zip(best.head_modified).is_some_and(|(began, last)| began > last)
-            || best.began.zip(other.head_modified).is_some_and(|(began, last)| began > last);
-        if began_after && !self.volume.histories.share(self.best, rival) {
-            self.doubt(
-                Confidence::PersonMustLook,
-                format!("one of {winner} and {label} was made after the other was last written: two volumes of one name"),
-            );
+        self.two_volumes(rival);
+        self.holds_far_less(rival);
+        let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
+        let decided = decider(&self.standings[self.best], &self.standings[rival]);
+        if let (Some(ours), Some(theirs), true) =
+            (best.live_counter(), other.live_counter(), decided != Decider::Revision)
+        {
+            if theirs > ours {
+                let label = self.label(rival);
+                self.conflict(
+                    rival,
+                    format!("{label} saw more writes, by its revision counter: {theirs} for {ours}"),
+                );
+            }
         }
-        match decider(&self.standings[self.best], &self.standings[rival]) {
-            Decider::HeadTime => self.by_clocks(rival, "it rests on when the heads were last written"),
+        match decided {
+            Decider::History => self.later_writes(rival),
+            Decider::Revision => {
+                for i in [self.best, rival].into_iter().filter(|&i| self.volume.replicas[i].times_copied) {
+                    let why = format!(
+                        "the counter of {} may have stood still: its times are those of a copy",
+                        self.label(i)
+                    );
+                    self.doubt(Confidence::PersonMustLook, why);
+                }
+                self.later_writes(rival);
+            }
             Decider::HeadSize => {
                 self.by_clocks(rival, "it rests on when the heads were last written, and on their sizes")
             }
-            Decider::History | Decider::Revision => {
-                let seconds = later_by(other, best).unwrap_or_default();
-                if seconds > SAME_TIME_SECONDS && self.clocks_agree(rival) {
-                    self.conflict(
-                        rival,
-                        format!(
-                            "the head of {label} was written {seconds} s after that of the best, {winner}"
-                        ),
-                    );
-                }
-            }
-            _ => {}
+            Decider::Chain | Decider::State | Decider::Intact | Decider::Filled => {}
+            // That they are equally fresh rests on the same times, unless both counted the same writes.
+            _ if self.standings[rival].revision > 0 && decided != Decider::HeadTime => {}
+            _ => self.by_clocks(rival, "it rests on when the heads were last written"),
+        }
+    }
+
+    /// One whose head was written later, though weightier evidence speaks against it.
+    fn later_writes(&mut self, rival: usize) {
+        let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
+        let seconds = later_by(other, best).unwrap_or_default();
+        if seconds > SAME_TIME_SECONDS && self.clocks_agree(rival) {
+            let what = format!(
+                "the head of {} was written {seconds} s after that of the best, {}",
+                self.label(rival),
+                self.label(self.best)
+            );
+            self.conflict(rival, what);
         }
     }
 
@@ -191,30 +218,95 @@ impl Judge<'_> {
         if self.standings[rival].filled != Filled::Filled {
             return;
         }
-        if let Compared::Behind(theirs) | Compared::Parted(_, theirs) =
-            self.volume.histories.compare(self.best, rival)
-        {
-            let what = format!(
-                "{} has snapshot {}, which the best, {}, lacks",
-                self.label(rival),
-                theirs.name,
-                self.label(self.best)
+        let (label, best) = (self.label(rival), self.label(self.best));
+        match self.volume.histories.compare(self.best, rival) {
+            Compared::Behind(theirs) | Compared::Parted(_, theirs) => {
+                self.conflict(
+                    rival,
+                    format!("{label} has snapshot {}, which the best, {best}, lacks", theirs.name),
+                );
+            }
+            Compared::Ahead(_) if self.volume.histories.are_apart(self.best, rival) => {
+                let why = format!(
+                    "{best} and {label} each have a newest snapshot that the other lacks: the younger one decides"
+                );
+                self.doubt(Confidence::Likely, why);
+            }
+            _ => {}
+        }
+    }
+
+    /// No two replicas have a directory of the same name.
+    fn seen_twice(&mut self, rival: usize) {
+        let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
+        if best.directory() == other.directory() {
+            let why = format!(
+                "{}:{} and {}:{} have one name: the same directory seen twice, or a copy of it",
+                best.node, best.path, other.node, other.path
             );
-            self.conflict(rival, what);
+            self.doubt(Confidence::Likely, why);
         }
     }
 
     /// One that is not trusted may still have seen writes that the best has not.
     fn untrusted(&mut self, rival: usize) {
+        let standing = &self.standings[rival];
+        let incomplete = standing.chain == ChainState::Broken && standing.state == VolumeState::Rebuilding;
+        match standing.filled {
+            Filled::MadeAnew => {
+                let why = format!("{} was made anew, and holds data of its own", self.label(rival));
+                self.doubt(Confidence::Likely, why);
+            }
+            Filled::Filled if !incomplete && !self.volume.replicas[rival].times_copied => {
+                let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
+                let seconds = later_by(other, best).unwrap_or_default();
+                if seconds > SAME_TIME_SECONDS {
+                    let what = format!(
+                        "{} cannot be trusted, but its head was written {seconds} s after that of the best, {}",
+                        self.label(rival),
+                        self.label(self.best)
+                    );
+                    self.conflict(rival, what);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Replicas of one volume are made together, or have the snapshot in common that a rebuild takes.
+    fn two_volumes(&mut self, rival: usize) {
         let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
-        let seconds = later_by(other, best).unwrap_or_default();
-        if seconds > SAME_TIME_SECONDS && !other.times_copied {
-            let what = format!(
-                "the head of {} was written {seconds} s after that of the best, {}",
-                self.label(rival),
-                self.label(self.best)
+        let apart = best.began.zip(other.began).map(|(a, b)| a.as_second().abs_diff(b.as_second()));
+        let together = apart.is_some_and(|seconds| seconds <= MADE_TOGETHER_SECONDS);
+        if !together
+            && !self.volume.histories.share(self.best, rival)
+            && !(best.is_empty() && other.is_empty())
+        {
+            let why = format!(
+                "{} and {} were not made together and have no snapshot in common: two volumes of one name",
+                self.label(self.best),
+                self.label(rival)
             );
-            self.conflict(rival, what);
+            self.doubt(Confidence::PersonMustLook, why);
+        }
+    }
+
+    /// A rebuild that was cut short, and whose mark was lost, lacks layers that it has not taken in either.
+    fn holds_far_less(&mut self, rival: usize) {
+        let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
+        let lacking = self.volume.histories.largest_lacking(self.best, rival);
+        if let Some(layer) = lacking.filter(|layer| best.allocated_bytes < layer.allocated_bytes / 2) {
+            let what = format!(
+                "{} lacks snapshot {} of {} bytes, and holds {} bytes in all: a rebuild that was cut short leaves this",
+                self.label(self.best),
+                layer.name,
+                layer.allocated_bytes,
+                best.allocated_bytes
+            );
+            self.conflict(
+                rival,
+                format!("{what}; {} holds {} bytes", self.label(rival), other.allocated_bytes),
+            );
         }
     }
 
@@ -233,9 +325,18 @@ impl Judge<'_> {
     /// Whether times of the best and of the rival can be compared.
     fn clocks_agree(&self, rival: usize) -> bool {
         let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
-        let right = |node: &str| self.clocks.get(node).copied().unwrap_or_default().is_right();
-        let odd = [best, other].iter().any(|r| r.written_before_it_began() || r.times_copied);
-        !odd && (best.node == other.node || (right(&best.node) && right(&other.node)))
+        let odd = [best, other].iter().any(|r| r.impossible_time().is_some() || r.times_copied);
+        !odd && self.apart(rival).is_some_and(|seconds| seconds <= Clock::TOLERANCE_SECONDS.unsigned_abs())
+    }
+
+    /// By how many seconds the clocks of both nodes are apart, as far as that is known.
+    fn apart(&self, rival: usize) -> Option<u64> {
+        let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
+        let off = |node: &str| match self.clocks.get(node) {
+            Some(&Clock::Compared { off_seconds }) => Some(off_seconds),
+            _ => None,
+        };
+        if best.node == other.node { Some(0) } else { Some(off(&best.node)?.abs_diff(off(&other.node)?)) }
     }
 
     fn by_clocks(&mut self, rival: usize, why: &str) {
@@ -243,19 +344,30 @@ impl Judge<'_> {
         self.doubt(Confidence::Likely, why.to_owned());
         for i in [self.best, rival] {
             let replica = self.volume.replicas[i];
-            let clock = self.clocks.get(&replica.node).copied().unwrap_or_default();
-            if replica.written_before_it_began() {
-                let why = format!("the head of {} was last written before it was made", self.label(i));
-                self.doubt(Confidence::PersonMustLook, why);
+            let label = self.label(i);
+            if let Some(impossible) = replica.impossible_time() {
+                self.doubt(Confidence::PersonMustLook, format!("of {label}, {impossible}"));
             } else if replica.times_copied {
-                let why = format!("the times of {} are those of a copy", self.label(i));
-                self.doubt(Confidence::PersonMustLook, why);
-            } else if best.node != other.node && clock.is_wrong() {
-                self.doubt(Confidence::PersonMustLook, format!("the clock of {} is off", replica.node));
-            } else if best.node != other.node && !clock.is_right() {
+                self.doubt(Confidence::PersonMustLook, format!("the times of {label} are those of a copy"));
+            } else if replica.head_modified.is_none() {
                 self.doubt(
-                    Confidence::Likely,
-                    format!("the clock of {} was not compared with ours", replica.node),
+                    Confidence::PersonMustLook,
+                    format!("nothing tells when the head of {label} was last written"),
+                );
+            }
+        }
+        match self.apart(rival) {
+            Some(seconds) if seconds <= Clock::TOLERANCE_SECONDS.unsigned_abs() => {}
+            Some(seconds) => {
+                let why = format!("the clocks of {} and {} are {seconds} s apart", best.node, other.node);
+                self.doubt(Confidence::PersonMustLook, why);
+            }
+            None => {
+                let close = later_by(best, other).is_none_or(|s| s < CLOCKS_MAY_BE_OFF_SECONDS);
+                let at_most = if close { Confidence::PersonMustLook } else { Confidence::Likely };
+                self.doubt(
+                    at_most,
+                    format!("the clocks of {} and {} were not compared", best.node, other.node),
                 );
             }
         }

@@ -1,7 +1,5 @@
 //! A replica's reasons, in words: what speaks against it, or what made it the best.
 
-use std::cmp::Reverse;
-
 use crate::model::evidence::{ChainState, Evidence, VolumeState};
 use crate::model::standing::history::Compared;
 use crate::model::standing::{Filled, Standing, Volume, sums};
@@ -63,8 +61,8 @@ pub(super) fn reasons(
     if replica.in_use {
         reasons.push("it is in use: another process has it open for writing".into());
     }
-    if replica.written_before_it_began() {
-        reasons.push("its head was last written before it was made: the node's clock was wrong".into());
+    if let Some(impossible) = replica.impossible_time() {
+        reasons.push(format!("{impossible}: the node's clock was wrong"));
     }
     if replica.times_copied {
         reasons.push("its files' times are those of a copy".into());
@@ -150,10 +148,12 @@ fn disadvantage(volume: &Volume<'_>, standings: &[Standing], best: usize, this: 
     let (ours, winner) = (volume.replicas[this], volume.replicas[best]);
     let label = volume.label(best);
     // Said whatever else is wrong with it: what it lacks is what one would lose with it.
-    let Reverse(behind) = standings[this].history_behind;
-    if let (1.., Compared::Behind(newest)) = (behind, volume.histories.compare(this, best)) {
+    if let Compared::Behind(newest) = volume.histories.compare(this, best) {
         let taken = newest.created.map(|at| format!(" (taken {at})")).unwrap_or_default();
         return Some(format!("it lacks snapshot {}{taken}, which {label} has", newest.name));
+    }
+    if let Compared::Parted(ours, theirs) = volume.histories.compare(this, best) {
+        return Some(format!("it has snapshot {}, and lacks {}, which {label} has", ours.name, theirs.name));
     }
     Some(match decider(&standings[best], &standings[this]) {
         Decider::Chain | Decider::State | Decider::Intact | Decider::Filled => return None,

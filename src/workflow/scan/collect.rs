@@ -19,6 +19,9 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// The most bytes of JSON taken from one place: room for some 5,000 replicas of 20 snapshots.
 pub const MAX_TOLD_BYTES: u64 = 64 << 20;
 
+/// What it means that something could not be looked at.
+const MISSING: &str = "what it holds is missing from the ranking: the best replica may be there";
+
 /// A node, and how looking at it went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSeen {
@@ -151,6 +154,10 @@ impl Collected {
     /// Adds what was scanned elsewhere, perhaps on several nodes. How their clocks stand to each other is known
     /// only if all of it comes from one scan; `alone` says that nothing else is ranked with it.
     pub fn add_told(&mut self, told: Told, alone: bool) {
+        if told.nodes.iter().any(|seen| seen.error.is_some()) && told.findings.is_empty() {
+            let what = "a scan that was made elsewhere did not reach all of its nodes";
+            self.findings.push(Finding::new(Code::NodeUnreachable, what, MISSING));
+        }
         self.nodes.extend(told.nodes.into_iter().map(|seen| NodeSeen {
             clock: if alone { seen.clock } else { Clock::Unknown },
             node: seen.node,
@@ -163,25 +170,38 @@ impl Collected {
 
     /// Adds a node that could not be scanned.
     pub fn add_unreachable(&mut self, node: &str, error: &Error) {
-        let mut finding = Finding::new(
-            Code::NodeUnreachable,
-            format!("not scanned: {error}"),
-            "what it holds is missing from the ranking: the best replica may be there",
-        );
+        let mut finding = Finding::new(Code::NodeUnreachable, format!("not scanned: {error}"), MISSING);
         finding.advice = error.hint().unwrap_or_default().to_owned();
         self.findings.push(finding);
         let error = Some(error.to_string());
         self.nodes.push(NodeSeen { node: node.to_owned(), clock: Clock::Unknown, scanned_at: None, error });
     }
 
-    /// Leaves out volumes that are not wanted, and all but the closest look at each directory.
+    /// Leaves out volumes that are not wanted, and all but one look at each directory: the latest, or an earlier one that
+    /// was closer and found the same.
     pub fn tidy(&mut self, volumes: &[String]) {
         self.replicas.retain(|replica| is_wanted(&replica.volume, volumes));
         self.replicas.sort_by(|a, b| {
-            let place = |r: &Evidence| (r.node.clone(), r.path.clone());
-            place(a).cmp(&place(b)).then(b.deep.cmp(&a.deep))
+            let place = (&a.node, &a.path).cmp(&(&b.node, &b.path));
+            place.then(b.scanned_at.cmp(&a.scanned_at)).then(b.deep.cmp(&a.deep))
         });
-        self.replicas.dedup_by(|later, kept| (&later.node, &later.path) == (&kept.node, &kept.path));
+        self.replicas.dedup_by(|earlier, kept| {
+            let same = (&earlier.node, &earlier.path) == (&kept.node, &kept.path);
+            if same && earlier.deep && !kept.deep && earlier.is_same_state(kept) {
+                earlier.in_use = kept.in_use;
+                std::mem::swap(earlier, kept);
+            }
+            same
+        });
+        if self.replicas.is_empty() && self.findings.is_empty() {
+            let what = if volumes.is_empty() {
+                "no replica was found"
+            } else {
+                "no replica of such a volume was found"
+            };
+            let meaning = "there is nothing to rank: perhaps this is the wrong disk, or the wrong name";
+            self.findings.push(Finding::new(Code::NothingFound, what, meaning));
+        }
         for seen in self.nodes.iter().filter(|seen| seen.clock.is_wrong()) {
             let Clock::Compared { off_seconds } = seen.clock else { continue };
             let way = if off_seconds > 0 { "ahead of" } else { "behind" };
@@ -194,6 +214,12 @@ impl Collected {
                 .advise("where the ranking rests on times, look into the replicas before you take one"),
             );
         }
+    }
+
+    /// Whether something could not be looked at: the best replica may be there.
+    pub fn is_incomplete(&self) -> bool {
+        let missing = [Code::NodeUnreachable, Code::PathUnreadable];
+        self.findings.iter().any(|finding| missing.contains(&finding.code))
     }
 
     /// How each node's clock stands to ours; the less trusting, when a node was looked at twice.
@@ -218,7 +244,8 @@ impl ToldFinding {
     fn unread(self) -> Option<Finding> {
         let codes = [Code::PathUnreadable, Code::NodeUnreachable];
         let code = codes.into_iter().find(|code| code.as_str() == self.code)?;
-        Some(Finding::new(code, self.what, self.meaning).advise(self.advice))
+        let meaning = if self.meaning.is_empty() { MISSING.to_owned() } else { self.meaning };
+        Some(Finding::new(code, self.what, meaning).advise(self.advice))
     }
 }
 

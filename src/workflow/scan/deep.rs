@@ -5,10 +5,12 @@
 
 use std::path::PathBuf;
 
+use nix::errno::Errno;
+
 use crate::engine::checksum::crc64s;
 use crate::engine::content;
 use crate::engine::sweep;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Run};
 use crate::format::names;
 use crate::model::evidence::{Evidence, SnapshotEvidence};
@@ -38,23 +40,42 @@ pub(super) fn look(
     Ok(())
 }
 
+/// How many layers are held open at a time.
+const OPEN_LAYERS: usize = 128;
+
 fn checksums(replica: &ReplicaDir, evidence: &mut Evidence, workers: usize, run: &Run<'_>) -> Result<()> {
-    let mut opened: Vec<(&mut SnapshotEvidence, LayerFile)> = Vec::new();
-    for snapshot in evidence.snapshots.iter_mut().filter(|s| s.live && s.size_bytes.is_some()) {
-        match replica.open_image(&names::snapshot_file(&snapshot.name)) {
-            Ok(image) => opened.push((snapshot, image)),
-            Err(e) => snapshot.unreadable = Some(e.to_string()),
+    let mut trouble = Vec::new();
+    let mut live: Vec<_> =
+        evidence.snapshots.iter_mut().filter(|s| s.live && s.size_bytes.is_some()).collect();
+    for some in live.chunks_mut(OPEN_LAYERS) {
+        let mut opened: Vec<(&mut SnapshotEvidence, LayerFile)> = Vec::new();
+        for snapshot in some {
+            match replica.open_image(&names::snapshot_file(&snapshot.name)) {
+                Ok(image) => opened.push((snapshot, image)),
+                Err(e) => fail(snapshot, &e, &mut trouble),
+            }
+        }
+        let images: Vec<_> = opened.iter().map(|(_, image)| image as &dyn LayerImage).collect();
+        let sums = crc64s(&images, workers, run)?;
+        for ((snapshot, _), sum) in opened.iter_mut().zip(sums) {
+            match sum {
+                Ok(sum) => snapshot.computed_crc64 = Some(format!("{sum:016x}")),
+                Err(e) => fail(snapshot, &e, &mut trouble),
+            }
         }
     }
-    let images: Vec<_> = opened.iter().map(|(_, image)| image as &dyn LayerImage).collect();
-    let sums = crc64s(&images, workers, run)?;
-    for ((snapshot, _), sum) in opened.iter_mut().zip(sums) {
-        match sum {
-            Ok(sum) => snapshot.computed_crc64 = Some(format!("{sum:016x}")),
-            Err(e) => snapshot.unreadable = Some(e.to_string()),
-        }
-    }
+    evidence.trouble.extend(trouble);
     Ok(())
+}
+
+/// A disk that cannot read is damage. Anything else (no descriptors left, no leave) says nothing of the data.
+fn fail(snapshot: &mut SnapshotEvidence, error: &Error, trouble: &mut Vec<String>) {
+    let damage = [Errno::EIO, Errno::EUCLEAN, Errno::EBADMSG].map(|errno| Some(errno as i32));
+    if damage.contains(&error.io_cause().and_then(std::io::Error::raw_os_error)) {
+        snapshot.unreadable = Some(error.to_string());
+    } else {
+        trouble.push(error.to_string());
+    }
 }
 
 /// What the head's view holds, if it can be opened at all; all guards are for those who go on to use it.

@@ -25,6 +25,7 @@ pub fn gather(path: &Path, node: &str) -> (Evidence, Option<FileId>) {
         node: node.to_owned(),
         path: path.display().to_string(),
         volume: super::volume_of(path),
+        scanned_at: Some(Timestamp::now()),
         ..Evidence::default()
     };
     let replica = match ReplicaDir::open(path) {
@@ -51,7 +52,8 @@ pub fn gather(path: &Path, node: &str) -> (Evidence, Option<FileId>) {
         evidence.revision_frozen = counter_is_frozen(inventory, head_image);
     }
     evidence.snapshots = snapshots(&replica, &outlook);
-    let Outlook { head, size_bytes, chain, state, trouble, .. } = outlook;
+    let Outlook { head, size_bytes, chain, state, mut trouble, .. } = outlook;
+    trouble.extend(orphans(inventory));
     (Evidence { head, size_bytes, chain, state, trouble, ..evidence }, head_image.map(|image| image.id))
 }
 
@@ -67,11 +69,23 @@ fn modified(stat: FileStat) -> Option<Timestamp> {
 /// What the images take on the disk; one with two names counts once.
 fn allocated(inventory: &Inventory) -> u64 {
     let mut seen = HashSet::new();
-    let images = inventory.disks.values().filter_map(|disk| disk.image).filter(|image| image.regular);
+    // What has no metadata is on no chain: an interrupted restore leaves such.
+    let layers = inventory.disks.values().filter(|disk| disk.meta.good().is_some());
+    let images = layers.filter_map(|disk| disk.image).filter(|image| image.regular);
     images
         .filter(|image| seen.insert(image.id))
         .map(|image| image.allocated_bytes)
         .fold(0, u64::saturating_add)
+}
+
+/// What is said of images that have no metadata.
+fn orphans(inventory: &Inventory) -> Option<String> {
+    let written =
+        |disk: &&Disk| disk.meta.good().is_none() && disk.image.is_some_and(|i| i.allocated_bytes > 0);
+    let count = inventory.disks.values().filter(written).count();
+    (count > 0).then(|| {
+        format!("{count} layers with data have no usable metadata, as an interrupted restore or rebuild leaves them")
+    })
 }
 
 fn counter_is_frozen(inventory: &Inventory, head: Option<FileStat>) -> bool {
@@ -103,7 +117,7 @@ fn snapshots(replica: &ReplicaDir, outlook: &Outlook) -> Vec<SnapshotEvidence> {
     let on_chain: HashSet<_> = outlook.layers.iter().collect();
     let live = outlook.layers.iter().filter_map(|name| disks.get(name));
     let others = disks.values().filter(|disk| !on_chain.contains(&disk.name));
-    let is_snapshot = |disk: &&Disk| disk.kind != DiskKind::Head;
+    let is_snapshot = |disk: &&Disk| disk.kind != DiskKind::Head && disk.meta.good().is_some();
     live.map(|disk| (disk, true))
         .chain(others.map(|disk| (disk, false)))
         .filter(|(disk, _)| is_snapshot(disk))
@@ -124,6 +138,8 @@ fn snapshot(replica: &ReplicaDir, disk: &Disk, live: bool) -> SnapshotEvidence {
         size_bytes: disk.image.map(|image| image.size_bytes),
         live,
         removed: disk.is_removed(),
+        user_created: disk.meta.good().is_some_and(|meta| meta.user_created),
+        allocated_bytes: disk.image.map_or(0, |image| image.allocated_bytes),
         recorded_crc64: recorded.as_ref().map(|sum| format!("{:016x}", sum.crc64)),
         computed_crc64: None,
         change_time_equal: recorded.as_ref().and_then(|sum| Some(sum.changed? == changed?)),

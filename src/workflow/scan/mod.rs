@@ -74,7 +74,8 @@ pub fn scan(paths: &[PathBuf], options: &ScanOptions, run: &Run<'_>) -> Result<S
     let mut seen = HashSet::new();
     directories.retain(|path| {
         let directory = std::fs::metadata(path).map(|m| FileId { dev: m.dev(), ino: m.ino() });
-        directory.is_ok_and(|directory| seen.insert(directory))
+        // What cannot be looked at is evidence, too.
+        directory.map_or(true, |directory| seen.insert(directory))
     });
     run.event(Event::Phase { name: "reading metadata", total_bytes: None });
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.jobs).build();
