@@ -95,6 +95,10 @@ impl Judge<'_> {
     fn mismatches(&mut self) {
         for mismatch in self.volume.siblings.mismatches() {
             let (one, other) = mismatch.replicas;
+            // One that was being filled is not the same yet.
+            if [one, other].iter().any(|&i| self.volume.replicas[i].state == VolumeState::Rebuilding) {
+                continue;
+            }
             let trusted = [one, other].iter().all(|&i| self.standings[i].is_trustworthy());
             if trusted {
                 let why = format!(
