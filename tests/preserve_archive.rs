@@ -240,7 +240,7 @@ fn faults_leave_no_archive_and_no_copy() {
         (&partial, format!("{READS}:error=EIO:when=3+"), 1),
         (&partial, "pwrite64:retval=512:when=3".to_owned(), 1),
     ] {
-        let ran = strace::tampered(file, &[injection.clone()], &args).run();
+        let ran = strace::tampered(file, std::slice::from_ref(&injection), &args).run();
         assert_eq!(ran.status.code(), Some(code), "{injection}: {}", ran.stderr);
         assert!(!tar.exists() && !partial.exists(), "{injection}");
     }
@@ -254,7 +254,7 @@ fn faults_leave_no_archive_and_no_copy() {
     for (injection, code) in
         [(format!("{WRITES}:error=ENOSPC:when=3"), 4), (format!("{READS}:error=EIO:when=2+"), 4)]
     {
-        strace::tampered(&grown, &[injection.clone()], &unpack).run().exits(code);
+        strace::tampered(&grown, std::slice::from_ref(&injection), &unpack).run().exits(code);
         assert_eq!(fs::read_dir(&copy).unwrap().count(), 0, "{injection}");
     }
     // Killed in the middle, it is begun anew.
