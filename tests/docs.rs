@@ -21,7 +21,8 @@ use lhrecover::report::finding::FindingReport;
 use serde_json::Value;
 
 /// Objects whose keys are data.
-const MAPS: [&str; 1] = ["layers[].labels"];
+const MAPS: [&str; 3] =
+    ["layers[].labels", "manifest.directory.xattrs", "manifest.files[].attributes.xattrs"];
 
 fn doc(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)
@@ -180,6 +181,29 @@ fn verify_prints_what_json_md_says() {
     values.push(json(&[&verify[..], &["--checksums-check", &sums]].concat()));
     compare("verify", &values);
     compare("recorded digests", &[serde_json::from_slice(&fs::read(sums).unwrap()).unwrap()]);
+}
+
+#[test]
+fn preserve_prints_what_json_md_says() {
+    let fixture = fixture("02-head-one-snapshot");
+    let (replica, _) = fixture.replica();
+    std::os::unix::fs::symlink("x", replica.join("link")).unwrap();
+    let (copy, tar) = (fixture.dir.path().join("copy"), fixture.dir.path().join("a.tar"));
+    let run =
+        |args: &[&str]| -> Value { lhrecover(&[&["preserve", "--json"], args].concat()).exits(0).json() };
+    let made = run(&[text(&replica), text(&copy)]);
+    let kept: Value =
+        serde_json::from_slice(&fs::read(copy.join("lhrecover-preserve.json")).unwrap()).unwrap();
+    assert_eq!(made["manifest"], kept, "the manifest is what --json prints");
+    let archived = run(&[text(&replica), "--archive", text(&tar)]);
+    let unpacked = run(&["--unpack", text(&tar), text(&fixture.dir.path().join("unpacked"))]);
+    assert_eq!(archived["manifest"], unpacked["manifest"]);
+    compare("preserve", &[made, archived, unpacked]);
+    let checked = run(&[text(&replica), text(&copy), "--check"]);
+    compare(
+        "preserve check",
+        &[checked, run(&["--check-copy", text(&copy)]), run(&["--check-copy", text(&tar)])],
+    );
 }
 
 #[test]

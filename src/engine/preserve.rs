@@ -57,7 +57,11 @@ pub fn copy_window(
             run.event(Event::Advanced { bytes: len as u64 });
             at += len as u64;
         }
-        sparse::start_writeback(target.file, extent.range);
+    }
+    if let (Some(first), Some(last)) = (window.extents.first(), window.extents.last()) {
+        // The disk works while the rest is copied.
+        let all = ByteRange::new(first.range.start_bytes, last.range.end_bytes);
+        sparse::start_writeback(target.file, all);
     }
     Ok(hasher.finish())
 }

@@ -75,7 +75,7 @@ impl Listing {
             return Err(Error::source(format!("more than {MAX_NAMES} files")).with_path(dir.path()));
         }
         names.retain(|name| classify(name) != FileKind::Ours);
-        names.sort_unstable_by_key(|name| order(name));
+        names.sort_by_cached_key(|name| order(name));
         let mut seen = HashMap::new();
         for name in names {
             listing.take(dir, name, &mut seen).map_err(|(name, e)| {
@@ -128,15 +128,19 @@ impl Listing {
 
     /// The name `name`, if it is there.
     pub fn file(&self, name: &str) -> Option<&Listed> {
-        self.files.iter().find(|file| file.name == name)
+        let wanted = (place(name), name);
+        let found = self.files.binary_search_by(|file| (place(&file.name), file.name.as_str()).cmp(&wanted));
+        found.ok().map(|i| &self.files[i])
     }
 
     /// The first name that stands for something else in `now`, or is there in only one of the two.
     pub fn first_change<'a>(&'a self, now: &'a Listing) -> Option<&'a str> {
         let same = |a: &Listed, b: &Listed| a.what == b.what && a.stamp() == b.stamp();
-        let changed = self.files.iter().find(|a| now.file(&a.name).is_none_or(|b| !same(a, b)));
-        let added = || now.files.iter().find(|b| self.file(&b.name).is_none());
-        changed.or_else(added).map(|file| file.name.as_str())
+        // Both are in the same order: the first place in which they differ has a name that is new, gone or changed.
+        let differs = self.files.iter().zip(&now.files).find(|(a, b)| a.name != b.name || !same(a, b));
+        let beyond = || self.files.get(now.files.len()).or(now.files.get(self.files.len()));
+        let gone = |a: &'a Listed, b: &'a Listed| if now.file(&a.name).is_some() { b } else { a };
+        differs.map(|(a, b)| gone(a, b)).or_else(beyond).map(|file| file.name.as_str())
     }
 }
 
@@ -151,14 +155,17 @@ impl Listed {
 /// The directory that file systems keep at their root.
 pub const LOST_AND_FOUND: &str = "lost+found";
 
-/// When a file of this name gets it: nothing is a replica without metadata, and `volume.meta` is the last.
+/// What files of a copy are sorted by: nothing is a replica without metadata, and `volume.meta` is the last.
 pub fn order(name: &str) -> (u8, String) {
-    let place = match classify(name) {
+    (place(name), name.to_owned())
+}
+
+fn place(name: &str) -> u8 {
+    match classify(name) {
         FileKind::VolumeMeta => 2,
         FileKind::Meta { .. } => 1,
         _ => 0,
-    };
-    (place, name.to_owned())
+    }
 }
 
 #[cfg(test)]

@@ -119,12 +119,10 @@ pub fn text(report: &PreserveReport) -> String {
     };
     // Writing to a String cannot fail.
     let _ = writeln!(text, "  data {}{room}", human::bytes(data));
-    let _ = writeln!(
-        text,
-        "  copied {}{resumed} in {:.1} s",
-        human::bytes(report.copied_bytes),
-        report.duration_seconds
-    );
+    if report.manifest.kind != CopyKind::Clone {
+        let copied = human::bytes(report.copied_bytes);
+        let _ = writeln!(text, "  copied {copied}{resumed} in {:.1} s", report.duration_seconds);
+    }
     match report.direct {
         Some(true) => text.push_str("  read back from the medium, and found to be the same\n"),
         Some(false) => text.push_str("  read back (after dropping the cache), and found to be the same\n"),

@@ -72,9 +72,6 @@ impl CopyDir {
 
     fn look(&mut self) -> Result<Found> {
         let names = self.names()?;
-        if names.is_empty() {
-            return Ok(Found::Nothing);
-        }
         if names.contains(JOURNAL_NAME) {
             let records = self.open_journal()?;
             let named = records.iter().flat_map(|record| match record {
@@ -91,9 +88,9 @@ impl CopyDir {
             let manifest = self.manifest()?;
             return Ok(Found::Finished(Box::new(manifest)));
         }
-        let mut names: Vec<_> = names.into_iter().collect();
-        names.sort_unstable();
-        Err(self.foreign(&names[0]))
+        // A run that was killed before it began its journal may have left the probe.
+        let foreign = names.iter().filter(|name| !is_ours(name)).min();
+        foreign.map_or(Ok(Found::Nothing), |name| Err(self.foreign(name)))
     }
 
     fn foreign(&self, name: &str) -> Error {
@@ -350,6 +347,7 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+    use crate::format::copy::PROBE_NAME;
     use crate::format::copy::manifest::CopyKind;
 
     fn header() -> Record {
@@ -366,6 +364,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let kind = |path: &Path| CopyDir::claim(path).map(|(_, found)| found).map_err(|e| e.kind());
         fs::create_dir(tmp.path().join("lost+found")).unwrap();
+        fs::write(tmp.path().join(PROBE_NAME), "").unwrap();
         assert!(matches!(kind(tmp.path()), Ok(Found::Nothing)));
         fs::write(tmp.path().join("precious"), "x").unwrap();
         assert!(matches!(kind(tmp.path()), Err(ErrorKind::Refused)));

@@ -64,6 +64,12 @@ impl Lhrecover {
         self
     }
 
+    /// With its standard input coming from there.
+    pub fn stdin(mut self, from: impl Into<Stdio>) -> Self {
+        self.0.stdin(from);
+        self
+    }
+
     pub fn run(self) -> Ran {
         self.spawn().finish()
     }

@@ -2,7 +2,7 @@
 //!
 //! It says what the copy must be, so that it can be checked when the source is gone. docs/JSON.md has its keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -119,9 +119,9 @@ impl CopyManifest {
         Ok(manifest)
     }
 
-    /// The file called `name`.
-    pub fn file(&self, name: &str) -> Option<&CopiedFile> {
-        self.files.iter().find(|file| file.name == name)
+    /// The files by name.
+    pub fn by_name(&self) -> HashMap<&str, &CopiedFile> {
+        self.files.iter().map(|file| (file.name.as_str(), file)).collect()
     }
 }
 

@@ -68,14 +68,15 @@ pub fn check(
         duration: Duration::ZERO,
     };
     checked.findings.extend(names(&wanted, &is, manifest.as_ref()));
-    let noted = |name: &str| manifest.as_ref()?.file(name)?.content.as_ref();
+    let (there, told) = (is.by_name(), manifest.as_ref().map(CopyManifest::by_name).unwrap_or_default());
+    let noted = |name: &str| told.get(name)?.content.as_ref();
     let total_bytes = manifest
         .as_ref()
         .map(|m| m.files.iter().filter_map(|f| f.content.as_ref()).map(|c| c.data_bytes).sum());
     run.event(Event::Phase { name: "checking", total_bytes });
     let is_file = |file: &&CopiedFile| file.kind == FileKind::File;
     for file in
-        wanted.files.iter().filter(is_file).filter(|file| is.file(&file.name).is_some_and(|f| is_file(&f)))
+        wanted.files.iter().filter(is_file).filter(|file| there.get(file.name.as_str()).is_some_and(is_file))
     {
         run.check()?;
         let compared = comparison.compare(&file.name, noted(&file.name))?;
@@ -117,6 +118,8 @@ fn wanted(source: Option<&ReplicaDir>, manifest: Option<&CopyManifest>, path: &P
 
 /// Names, what they stand for, and attributes.
 fn names(wanted: &CopyManifest, is: &CopyManifest, manifest: Option<&CopyManifest>) -> Vec<Finding> {
+    let (there, told) = (is.by_name(), manifest.map(CopyManifest::by_name).unwrap_or_default());
+    let should = wanted.by_name();
     let mut findings = Vec::new();
     let mut differ = |name: &str, what: String| {
         let meaning = "the copy is not complete, or not only a copy";
@@ -126,8 +129,8 @@ fn names(wanted: &CopyManifest, is: &CopyManifest, manifest: Option<&CopyManifes
         vec![("the directory", &wanted.directory, &is.directory, manifest.map(|m| &m.directory))];
     for file in &wanted.files {
         let name = file.name.as_str();
-        let noted = manifest.and_then(|m| m.file(name));
-        match is.file(name) {
+        let noted = told.get(name);
+        match there.get(name) {
             None => differ(name, format!("{name} is not in the copy")),
             Some(there) if (there.kind, &there.target) != (file.kind, &file.target) => {
                 differ(name, format!("{name} is {}, and should be {}", stands_for(there), stands_for(file)));
@@ -139,7 +142,7 @@ fn names(wanted: &CopyManifest, is: &CopyManifest, manifest: Option<&CopyManifes
             }
         }
     }
-    for file in is.files.iter().filter(|file| wanted.file(&file.name).is_none()) {
+    for file in is.files.iter().filter(|file| !should.contains_key(file.name.as_str())) {
         differ(&file.name, format!("{} is in the copy, and should not be", file.name));
     }
     findings.extend(

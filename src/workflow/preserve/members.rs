@@ -1,6 +1,6 @@
 //! What an archive holds, member by member, held against its own manifest: names, links, attributes, digests.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::Read;
 
 use crate::engine::archive::ArchivedLayer;
@@ -29,7 +29,8 @@ pub type Take<'a> = dyn FnMut(&Listed, &ArchivedLayer<'_>) -> Result<LayerDigest
 pub fn walk(from: impl Read + Send, take: &mut Take<'_>) -> Result<(Listing, CopyManifest)> {
     let mut reader = ArchiveReader::new(from);
     let mut listing: Option<Listing> = None;
-    let mut names = HashSet::new();
+    // Names, and how long the files among them are.
+    let mut names: HashMap<String, Option<u64>> = HashMap::new();
     let mut digests = HashMap::new();
     while let Some(member) = reader.next_member()? {
         let number = names.len() as u64;
@@ -43,13 +44,14 @@ pub fn walk(from: impl Read + Send, take: &mut Take<'_>) -> Result<(Listing, Cop
                 return Err(not_right("something comes after its manifest"));
             }
             compare(listing, &manifest, &digests)?;
-            listing.files.sort_by_key(|file| order(&file.name));
+            listing.files.sort_by_cached_key(|file| order(&file.name));
             return Ok((listing.clone(), manifest));
         }
-        if is_ours(&member.name) || !names.insert(member.name.clone()) {
+        let listed = listed(&member, number, &names)?;
+        let length = matches!(listed.what, What::File(_)).then_some(listed.attributes.size_bytes);
+        if is_ours(&member.name) || names.insert(member.name.clone(), length).is_some() {
             return Err(not_right("it has a name twice, or one that is ours"));
         }
-        let listed = listed(&member, number, listing)?;
         if let Stored::File(map) = &member.what {
             let digest = reader.with_file(&member.name, map, |layer| take(&listed, layer))?;
             digests.insert(member.name.clone(), digest);
@@ -86,15 +88,15 @@ fn directory(member: Member) -> Result<Listing> {
     })
 }
 
-fn listed(member: &Member, number: u64, before: &Listing) -> Result<Listed> {
+fn listed(member: &Member, number: u64, before: &HashMap<String, Option<u64>>) -> Result<Listed> {
     let (what, kind, size_bytes) = match &member.what {
         Stored::Directory => return Err(not_right("it has a directory in it")),
         Stored::File(map) => (What::File(member.xattrs.clone()), FileType::Regular, map.size_bytes),
         Stored::Symlink(target) => (What::Symlink(target.clone()), FileType::Symlink, 0),
         Stored::Link(of) => {
-            let of = before.file(of).filter(|file| matches!(file.what, What::File(_)));
-            let of = of.ok_or_else(|| not_right("a link in it leads to no file before it"))?;
-            (What::Link(of.name.clone()), FileType::Regular, of.attributes.size_bytes)
+            let length = before.get(of).copied().flatten();
+            let length = length.ok_or_else(|| not_right("a link in it leads to no file before it"))?;
+            (What::Link(of.clone()), FileType::Regular, length)
         }
     };
     Ok(Listed { name: member.name.clone(), attributes: attributes(member, kind, size_bytes, number), what })
