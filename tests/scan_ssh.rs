@@ -123,6 +123,8 @@ fn a_node_that_is_down_or_slow_is_reported_and_stops_nobody() {
     assert_eq!(unreachable.count(), 3);
     // What is missing may be better than what is there.
     assert_ne!(report["volumes"][0]["confidence"], "certain");
+    let doubts = report["volumes"][0]["doubts"].to_string();
+    assert!(doubts.contains("not everything could be looked at"), "{doubts}");
     assert_eq!(node(&report, "a")["error"], Value::Null);
 }
 
