@@ -22,6 +22,9 @@ use crate::workflow::preserve::describe;
 /// What is done with each regular file; returns its digest, as it is in the archive.
 pub type Take<'a> = dyn FnMut(&Listed, &ArchivedLayer<'_>) -> Result<LayerDigest> + 'a;
 
+/// The names so far, with the attributes of those that are files.
+type Names = HashMap<String, Option<Attributes>>;
+
 /// Reads an archive to its end, and gives each regular file in it to `take`. Returns what it lists, and its manifest.
 ///
 /// # Errors
@@ -29,8 +32,8 @@ pub type Take<'a> = dyn FnMut(&Listed, &ArchivedLayer<'_>) -> Result<LayerDigest
 pub fn walk(from: impl Read + Send, take: &mut Take<'_>) -> Result<(Listing, CopyManifest)> {
     let mut reader = ArchiveReader::new(from);
     let mut listing: Option<Listing> = None;
-    // Names, and how long the files among them are.
-    let mut names: HashMap<String, Option<u64>> = HashMap::new();
+    // Names, and the attributes of the files among them.
+    let mut names: Names = HashMap::new();
     let mut digests = HashMap::new();
     while let Some(member) = reader.next_member()? {
         let number = names.len() as u64;
@@ -48,8 +51,8 @@ pub fn walk(from: impl Read + Send, take: &mut Take<'_>) -> Result<(Listing, Cop
             return Ok((listing.clone(), manifest));
         }
         let listed = listed(&member, number, &names)?;
-        let length = matches!(listed.what, What::File(_)).then_some(listed.attributes.size_bytes);
-        if is_ours(&member.name) || names.insert(member.name.clone(), length).is_some() {
+        let file = matches!(listed.what, What::File(_)).then_some(listed.attributes);
+        if is_ours(&member.name) || names.insert(member.name.clone(), file).is_some() {
             return Err(not_right("it has a name twice, or one that is ours"));
         }
         if let Stored::File(map) = &member.what {
@@ -88,15 +91,19 @@ fn directory(member: Member) -> Result<Listing> {
     })
 }
 
-fn listed(member: &Member, number: u64, before: &HashMap<String, Option<u64>>) -> Result<Listed> {
+fn listed(member: &Member, number: u64, before: &Names) -> Result<Listed> {
     let (what, kind, size_bytes) = match &member.what {
         Stored::Directory => return Err(not_right("it has a directory in it")),
         Stored::File(map) => (What::File(member.xattrs.clone()), FileType::Regular, map.size_bytes),
         Stored::Symlink(target) => (What::Symlink(target.clone()), FileType::Symlink, 0),
         Stored::Link(of) => {
-            let length = before.get(of).copied().flatten();
-            let length = length.ok_or_else(|| not_right("a link in it leads to no file before it"))?;
-            (What::Link(of.clone()), FileType::Regular, length)
+            let file = before.get(of).copied().flatten();
+            let file = file.ok_or_else(|| not_right("a link in it leads to no file before it"))?;
+            let told = attributes(member, FileType::Regular, file.size_bytes, file.id.ino);
+            if told != file {
+                return Err(not_right("a link in it is not like the file it leads to"));
+            }
+            (What::Link(of.clone()), FileType::Regular, file.size_bytes)
         }
     };
     Ok(Listed { name: member.name.clone(), attributes: attributes(member, kind, size_bytes, number), what })
