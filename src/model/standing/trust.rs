@@ -282,10 +282,9 @@ impl Judge<'_> {
         let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
         let apart = best.began.zip(other.began).map(|(a, b)| a.as_second().abs_diff(b.as_second()));
         let together = apart.is_some_and(|seconds| seconds <= MADE_TOGETHER_SECONDS);
-        if !together
-            && !self.volume.histories.share(self.best, rival)
-            && !(best.is_empty() && other.is_empty())
-        {
+        let strangers = !together && !self.volume.histories.share(self.best, rival);
+        let both_empty = best.is_empty() && other.is_empty();
+        if strangers && !both_empty {
             let why = format!(
                 "{} and {} were not made together and have no snapshot in common: two volumes of one name",
                 self.label(self.best),
