@@ -325,6 +325,24 @@ fn a_flipped_bit_is_found_by_a_deep_scan_and_its_sibling_is_taken() {
 }
 
 #[test]
+fn without_recorded_checksums_siblings_still_differ() {
+    let nodes = bit_flipped();
+    for node in [A, B] {
+        for entry in fs::read_dir(nodes.replica(node)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "checksum") {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+    let report = nodes.rank_reports(&[A, B], &["--deep"]).exits(1).json();
+    assert!(has_finding(volume(&report), "snapshot-differs"));
+    assert_eq!(volume(&report)["confidence"], "a person must look");
+    let doubts = volume(&report)["doubts"].to_string();
+    assert!(doubts.contains("snapshot-e32125bf-23c4-4b68-a4ce-fbfcbd92d189 is not the same"), "{doubts}");
+}
+
+#[test]
 fn it_shows_what_is_inside() {
     for (case, guest) in [("16-ext4-sqlite", "ext4"), ("17-xfs-sqlite", "XFS"), ("22-luks-encrypted", "LUKS")]
     {

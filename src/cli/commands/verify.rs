@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
     /// Replace the file that digests are recorded in
-    #[arg(long)]
+    #[arg(long, requires = "checksums_write")]
     force: bool,
     #[command(flatten)]
     source: SourceArgs,
