@@ -1,4 +1,13 @@
 //! Recovers Longhorn volumes from replica directories, without Longhorn and without writing to them.
+//!
+//! ```text
+//!   nodes, disks ──scan──> Evidence ──standing──> the replica to take ──preserve──> a copy of it
+//!                                                        │
+//!                       ReplicaDir ──open_source──> layers ──sweep──> plan ──copy──> sink (file, device, stream)
+//!                                                        └──verify──> against checksums, siblings, an image
+//! ```
+//!
+//! Floors and rules are in `ARCHITECTURE.md`.
 
 pub mod cli;
 pub mod engine;

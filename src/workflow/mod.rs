@@ -1,4 +1,5 @@
-//! Workflows: engines put together.
+//! Workflows: engines put together. [`merge`] writes a volume out, [`scan`] finds and ranks replicas, [`verify`] proves what can
+//! be proven, [`preserve`] copies a replica as it is.
 
 pub mod merge;
 pub mod preserve;
