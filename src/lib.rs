@@ -9,6 +9,7 @@
 //!
 //! Floors and rules are in `ARCHITECTURE.md`.
 
+pub mod access;
 pub mod cli;
 pub mod engine;
 pub mod error;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::access::volume::VolumeOptions;
 use crate::error::Result;
 use crate::model::overlay::Unwritten;
 use crate::node::{SshOptions, Target, parse_push, read_node_file};
@@ -111,6 +112,28 @@ impl SourceArgs {
             allow_rebuilding: self.allow_rebuilding,
             allow_live: self.allow_live,
             ..self.volume.options()
+        }
+    }
+}
+
+/// Which part of which state of a volume is looked into, and what leave there is to read it.
+#[derive(Clone, Debug, Args)]
+pub struct LookArgs {
+    /// Look into this partition, by its number in the volume's partition table
+    #[arg(long, value_name = "N", help_heading = "Source", value_parser = clap::value_parser!(u32).range(1..))]
+    pub partition: Option<u32>,
+    /// Which state.
+    #[command(flatten)]
+    pub source: SourceArgs,
+}
+
+impl LookArgs {
+    /// What opening the volume needs.
+    pub fn options(&self) -> VolumeOptions {
+        VolumeOptions {
+            source: self.source.options(),
+            accept_copy_damage: self.source.accept_copy_damage,
+            unwritten: self.source.volume.unwritten(),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! layer. (The opposite damage, holes that became data, shows in the extents alone: [`judge`].)
 
 use crate::engine::judge;
-use crate::engine::sweep::{self, Survey};
+use crate::engine::sweep::Survey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Run;
 use crate::guest::{self, Guest, GuestKind};
@@ -15,6 +15,7 @@ use crate::model::overlay::{Segment, Served, Unwritten};
 use crate::model::units::{ByteRange, SECTOR_BYTES, sector_ceil};
 use crate::replica::{LayerKind, Source};
 use crate::view::LayerImage;
+use crate::view::layers::overlay;
 
 /// With less data than this, in bytes, the absence of a zero block says nothing: a file system that was used for a
 /// while has written some by then, but a small volume may be one file of random bytes.
@@ -96,7 +97,7 @@ pub fn recognise(source: &Source) -> Result<Option<Guest>> {
 fn head_of_view(source: &Source) -> Result<Vec<u8>> {
     let range = ByteRange::new(0, guest::HEAD_BYTES.min(source.volume_bytes));
     let mut head = vec![0; usize::try_from(range.end_bytes).unwrap_or_default()];
-    let mut segments = sweep::overlay(&source.layers, range, Unwritten::Zero)?;
+    let mut segments = overlay(&source.layers, range, Unwritten::Zero)?;
     while let Some(Segment { range, served }) = segments.next_segment()? {
         let bytes = usize::try_from(range.start_bytes)
             .ok()

@@ -10,7 +10,6 @@ use crate::engine::pieces::{Batch, Batches, Cut, Piece, PieceKind};
 use crate::engine::pipeline::{self, BUFFER_BYTES};
 use crate::engine::plan::Plan;
 use crate::engine::sums::{BatchSum, Sums};
-use crate::engine::sweep::Layers;
 use crate::error::{Error, Result};
 use crate::event::{Event, Run};
 use crate::model::overlay::LayerIndex;
@@ -18,6 +17,7 @@ use crate::model::units::{ByteRange, sector_floor};
 use crate::sink::Sink;
 use crate::sys::sparse;
 use crate::view::LayerImage;
+use crate::view::layers::Layers;
 
 /// How a copy is done.
 #[derive(Clone, Copy, Debug)]

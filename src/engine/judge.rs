@@ -1,9 +1,10 @@
 //! What a survey says about the data: unwritten extents, and signs that a copy damaged the replica.
 
-use crate::engine::sweep::{Layers, Ranges, Survey};
+use crate::engine::sweep::{Ranges, Survey};
 use crate::model::finding::{Code, Finding};
 use crate::model::overlay::Unwritten;
 use crate::model::units::sector_ceil;
+use crate::view::layers::Layers;
 
 /// Whether this is what a copy leaves that turns holes into data: every layer, the empty ones aside, is fully
 /// allocated and hides another one, or a backing image, below it.

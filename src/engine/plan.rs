@@ -4,10 +4,11 @@
 //! the copy, and the reading back, need not ask the file system again; past that it is swept anew each time, and
 //! memory stays bounded.
 
-use crate::engine::sweep::{self, LayerOverlay, Layers, Survey};
+use crate::engine::sweep::Survey;
 use crate::error::Result;
 use crate::model::overlay::{Segment, Unwritten};
 use crate::model::units::ByteRange;
+use crate::view::layers::{self, LayerOverlay, Layers};
 
 /// What is copied: open layers, how they are read, and their segments where they are known already.
 #[derive(Clone, Copy)]
@@ -43,7 +44,7 @@ impl<'a> Plan<'a> {
     pub fn segments(&self) -> Result<Segments<'a>> {
         Ok(match self.known {
             Some(known) => Segments::Known(known.iter()),
-            None => Segments::Swept(Box::new(sweep::overlay(self.layers, self.volume(), self.unwritten)?)),
+            None => Segments::Swept(Box::new(layers::overlay(self.layers, self.volume(), self.unwritten)?)),
         })
     }
 }

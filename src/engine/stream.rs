@@ -14,9 +14,9 @@ use crate::engine::digest::Hasher;
 use crate::engine::pieces::{Batch, Batches, Cut, PieceKind};
 use crate::engine::pipeline::BUFFER_BYTES;
 use crate::engine::plan::Plan;
-use crate::engine::sweep::Layers;
 use crate::error::{Error, Result};
 use crate::event::{Event, Run};
+use crate::view::layers::Layers;
 
 /// How many batches are read ahead of the one that is written, per worker.
 const AHEAD_PER_WORKER: usize = 2;

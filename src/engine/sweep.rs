@@ -1,40 +1,11 @@
 //! The sweep: open layers in, segments out, and a survey of the whole before anything is copied.
 
-use rayon::prelude::*;
-
 use crate::engine::copy::CLONE_MIN_BYTES;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::Run;
-use crate::model::extent::{ExtentSource, SectorExtents};
-use crate::model::overlay::{MAX_LAYERS, Overlay, Segment, Served, Tally, Unwritten};
+use crate::model::overlay::{Segment, Served, Tally, Unwritten};
 use crate::model::units::ByteRange;
-use crate::view::LayerImage;
-
-/// The layers of a chain as the engines take them, lowest first.
-pub type Layers = [Box<dyn LayerImage>];
-
-/// An overlay over open layers.
-pub type LayerOverlay<'a> = Overlay<Box<dyn ExtentSource + 'a>>;
-
-/// Begins a sweep over the part `window` of the volume that `layers`, lowest first, make up.
-///
-/// # Errors
-/// When a layer's extents cannot be told, or there are more layers than an overlay takes.
-pub fn overlay(layers: &Layers, window: ByteRange, unwritten: Unwritten) -> Result<LayerOverlay<'_>> {
-    if layers.len() > MAX_LAYERS {
-        return Err(Error::source(format!("{} layers are more than any chain has", layers.len())));
-    }
-    let sources = layers.iter().map(|layer| layer.extents()).collect::<Result<Vec<_>>>()?;
-    Ok(Overlay::new(sources, window, unwritten).refilled_by(in_parallel))
-}
-
-/// On a cold disk the maps of 40 layers are read at once, not one after the other.
-fn in_parallel<S: ExtentSource>(low: &mut [&mut SectorExtents<S>]) -> Result<()> {
-    match low {
-        [only] => only.refill(),
-        _ => low.par_iter_mut().try_for_each(|extents| extents.refill()),
-    }
-}
+use crate::view::layers::{Layers, overlay};
 
 /// How many ranges of unwritten extents a survey keeps; their bytes are always counted in full.
 const KEPT_RANGES: usize = 256;

@@ -5,6 +5,7 @@
 
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -25,6 +26,7 @@ use crate::view::LayerImage;
 use crate::view::backing::open_backing;
 use crate::view::blank::Blank;
 use crate::view::layer_file::LayerFile;
+use crate::view::layers::Layers;
 
 /// Which state of the volume to open, and what to do without.
 #[derive(Clone, Debug, Default)]
@@ -100,7 +102,7 @@ pub struct Source {
     /// What is known of each layer, lowest first; one entry for each of `layers`.
     pub chain: Vec<LayerInfo>,
     /// The images, lowest first; the backing image, if there is one, is the first.
-    pub layers: Vec<Box<dyn LayerImage>>,
+    pub layers: Arc<Layers>,
     /// Whether the first layer is a backing image.
     pub has_backing: bool,
     /// What is doubtful about it.
@@ -155,7 +157,7 @@ impl ReplicaDir {
             view: decision.view,
             volume_bytes: decision.volume_bytes,
             chain: infos,
-            layers,
+            layers: layers.into(),
             has_backing: backing_seen.is_some(),
             findings: decision.findings,
             live,

@@ -70,6 +70,7 @@ mod ioctl {
 pub struct Fiemap<'a> {
     file: &'a File,
     request: Box<FiemapRequest>,
+    end_bytes: u64,
     synced: bool,
     encoded: bool,
 }
@@ -80,16 +81,26 @@ impl<'a> Fiemap<'a> {
     /// # Errors
     /// Any failure other than "not supported".
     pub fn probe(file: &'a File) -> io::Result<Option<Self>> {
-        let request = FiemapRequest {
-            header: FiemapHeader::default(),
-            extents: [FiemapExtent::default(); FIEMAP_BATCH],
-        };
-        let mut walk = Fiemap { file, request: Box::new(request), synced: false, encoded: false };
+        let mut walk = Fiemap::new(file, u64::MAX, false);
         match walk.ask(0) {
             Ok(_) => Ok(Some(walk)),
             Err(Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::ENOSYS | Errno::EINVAL) => Ok(None),
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// A walk over the extents of `file` that begin before `end_bytes`. The file system must have FIEMAP, and what was
+    /// written lately need not be on the medium yet.
+    pub fn until(file: &'a File, end_bytes: u64) -> Self {
+        Self::new(file, end_bytes, true)
+    }
+
+    fn new(file: &'a File, end_bytes: u64, synced: bool) -> Self {
+        let request = FiemapRequest {
+            header: FiemapHeader::default(),
+            extents: [FiemapExtent::default(); FIEMAP_BATCH],
+        };
+        Fiemap { file, request: Box::new(request), end_bytes, synced, encoded: false }
     }
 
     /// Appends the next extents that end after `from_bytes`; returns from where to go on, if there are more.
@@ -128,9 +139,12 @@ impl<'a> Fiemap<'a> {
     }
 
     fn ask(&mut self, from_bytes: u64) -> nix::Result<usize> {
+        if from_bytes >= self.end_bytes {
+            return Ok(0);
+        }
         self.request.header = FiemapHeader {
             start: from_bytes,
-            length: u64::MAX - from_bytes,
+            length: self.end_bytes - from_bytes,
             flags: if self.synced { 0 } else { FIEMAP_FLAG_SYNC },
             extent_count: FIEMAP_BATCH_U32,
             ..FiemapHeader::default()

@@ -39,20 +39,9 @@ const BEGINNING_BYTES: usize = 68;
 /// When the file cannot be read, has a format the engine does not read, has a size no backing image has, or is a
 /// qcow2 image that is damaged or needs another file.
 pub fn open_backing(name: String, file: File) -> Result<Box<dyn LayerImage>> {
-    let start = beginning(&file)
-        .map_err(|e| Error::source("cannot read the backing image").in_layer(&name).caused_by(e))?;
-    let foreign =
-        FOREIGN.iter().find(|(at, magic, _)| start.get(*at..).is_some_and(|s| s.starts_with(magic)));
-    if let Some((_, _, format)) = foreign {
-        return Err(Error::source(format!("backing image in {format} format, where raw and qcow2 can be read"))
-            .in_layer(&name)
-            .with_hint("is it the right file? if so, `qemu-img convert -O raw` makes a copy that can be named with --backing-file"));
-    }
-    let image: Box<dyn LayerImage> = if start.starts_with(&qcow2::MAGIC) {
-        Box::new(Qcow2Image::open(name, file)?)
-    } else {
-        Box::new(LayerFile::new(name, file)?)
-    };
+    let image = open("backing image", name, file).map_err(|e| {
+        e.and("is it the right file? if so, a copy made with `qemu-img convert -O raw` can be named with --backing-file")
+    })?;
     if !image.size_bytes().is_multiple_of(SIZE_UNIT_BYTES) {
         return Err(Error::source(format!(
             "backing image of {} bytes, which is no multiple of {SIZE_UNIT_BYTES}",
@@ -64,6 +53,30 @@ pub fn open_backing(name: String, file: File) -> Result<Box<dyn LayerImage>> {
         ));
     }
     Ok(image)
+}
+
+/// Opens an image of a whole volume, in either of the same formats.
+///
+/// # Errors
+/// When the file cannot be read, has another format, or is a qcow2 image that is damaged or needs another file.
+pub fn open_flat(name: String, file: File) -> Result<Box<dyn LayerImage>> {
+    open("image", name, file)
+}
+
+fn open(what: &str, name: String, file: File) -> Result<Box<dyn LayerImage>> {
+    let start = beginning(&file)
+        .map_err(|e| Error::source(format!("cannot read the {what}")).in_layer(&name).caused_by(e))?;
+    let foreign =
+        FOREIGN.iter().find(|(at, magic, _)| start.get(*at..).is_some_and(|s| s.starts_with(magic)));
+    if let Some((_, _, format)) = foreign {
+        return Err(Error::source(format!("{what} in {format} format, where raw and qcow2 can be read"))
+            .in_layer(&name)
+            .with_hint("`qemu-img convert -O raw` makes a copy that can be read"));
+    }
+    if start.starts_with(&qcow2::MAGIC) {
+        return Ok(Box::new(Qcow2Image::open(name, file)?));
+    }
+    Ok(Box::new(LayerFile::new(name, file)?))
 }
 
 /// The file's first bytes; fewer than [`BEGINNING_BYTES`] if it has no more.

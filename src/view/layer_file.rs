@@ -83,6 +83,14 @@ impl LayerImage for LayerFile {
         Ok(Box::new(LayerExtents { layer: self, map }))
     }
 
+    fn extents_within(&self, range: ByteRange) -> Result<Box<dyn ExtentSource + '_>> {
+        let map = match self.method {
+            ExtentMethod::Seek => Map::Seek(&self.file),
+            ExtentMethod::Fiemap => Map::Fiemap(Fiemap::until(&self.file, range.end_bytes)),
+        };
+        Ok(Box::new(LayerExtents { layer: self, map }))
+    }
+
     fn read_exact_at(&self, buf: &mut [u8], offset_bytes: u64) -> Result<()> {
         let mut done = 0;
         while done < buf.len() {

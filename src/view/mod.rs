@@ -5,7 +5,11 @@
 pub mod as_data;
 pub mod backing;
 pub mod blank;
+pub mod device_image;
+pub mod disk;
 pub mod layer_file;
+pub mod layers;
+pub mod merged;
 pub mod qcow2;
 pub mod read_at;
 mod recent;
@@ -29,6 +33,15 @@ pub trait LayerImage: Send + Sync {
     /// # Errors
     /// When the map cannot be had at all.
     fn extents(&self) -> Result<Box<dyn ExtentSource + '_>>;
+
+    /// A walk over the extents that reach into `range`, quicker than over all of them: what it tells of the rest is left
+    /// open, and what was written after the image was opened may be missing.
+    ///
+    /// # Errors
+    /// As [`extents`](Self::extents).
+    fn extents_within(&self, _range: ByteRange) -> Result<Box<dyn ExtentSource + '_>> {
+        self.extents()
+    }
 
     /// Fills `buf` with the bytes at `offset_bytes`; what lies past [`size_bytes`](Self::size_bytes) is zeros.
     ///

@@ -342,7 +342,7 @@ impl Merge<'_> {
     fn clonable_layers(&self, output: &OutputFile) -> Result<Vec<bool>> {
         let mut tried = HashMap::new();
         let mut clonable = Vec::with_capacity(self.source.layers.len());
-        for layer in &self.source.layers {
+        for layer in self.source.layers.iter() {
             let file = layer.plain_file().filter(|_| self.may_clone());
             let device = file.and_then(|file| file.metadata().ok()).map(|m| m.dev());
             clonable.push(match (file, device) {

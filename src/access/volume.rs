@@ -1,0 +1,124 @@
+//! A volume that is to be looked into: from a replica directory, or from an image of it.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::model::finding::Finding;
+use crate::model::overlay::Unwritten;
+use crate::replica::{LayerKind, ReplicaDir, Source, SourceOptions, View, backing};
+use crate::sys::device::{Access, BlockDevice};
+use crate::view::LayerImage;
+use crate::view::backing::open_flat;
+use crate::view::device_image::DeviceImage;
+use crate::view::disk::Disk;
+use crate::view::merged::MergedView;
+
+/// Which state of the volume, and what leave there is to read it.
+#[derive(Clone, Debug, Default)]
+pub struct VolumeOptions {
+    /// Of a replica directory. Means nothing for an image, and is refused there.
+    pub source: SourceOptions,
+    /// Go on though every layer is fully allocated.
+    pub accept_copy_damage: bool,
+    /// What unwritten extents mean.
+    pub unwritten: Unwritten,
+}
+
+/// An open volume. Opening it takes as long whatever its size: nothing of the data is looked at.
+pub struct Volume {
+    /// The volume as a disk.
+    pub view: Arc<MergedView>,
+    /// Where it comes from; `None` for an image.
+    pub source: Option<Source>,
+    /// Damage and doubt.
+    pub findings: Vec<Finding>,
+}
+
+impl Volume {
+    /// Opens the replica directory, image file or block device at `path`.
+    ///
+    /// # Errors
+    /// As [`ReplicaDir::open_source`]; `Source` when an image cannot be read; `Usage` when options are given that an image
+    /// has no use for.
+    pub fn open(path: &Path, options: &VolumeOptions) -> Result<Self> {
+        let meta = fs::metadata(path)
+            .map_err(|e| Error::usage("cannot open the volume").with_path(path).caused_by(e))?;
+        if meta.is_dir() {
+            return Self::of_replica(&ReplicaDir::open(path)?, options);
+        }
+        let SourceOptions { at, head, size_bytes, backing_file, .. } = &options.source;
+        if at.is_some() || head.is_some() || size_bytes.is_some() || backing_file.is_some() {
+            return Err(Error::usage("an image is one state of a volume: --at, --head, --size and --backing-file are for replica directories")
+                .with_path(path));
+        }
+        let image: Box<dyn LayerImage> = if meta.file_type().is_block_device() {
+            Box::new(DeviceImage::new(BlockDevice::open(path, Access::Look)?))
+        } else {
+            let (path, file) = backing::open_by_hand(path)?;
+            open_flat(path.display().to_string(), file)?
+        };
+        let volume_bytes = image.size_bytes();
+        let view = Arc::new(MergedView::new(Arc::new([image]), volume_bytes, options.unwritten));
+        Ok(Volume { view, source: None, findings: Vec::new() })
+    }
+
+    /// Opens a state of a replica.
+    ///
+    /// # Errors
+    /// As [`ReplicaDir::open_source`], and `Refused` where a copy has turned holes into data and there is no leave.
+    pub fn of_replica(replica: &ReplicaDir, options: &VolumeOptions) -> Result<Self> {
+        let source = replica.open_source(&options.source)?;
+        if !options.accept_copy_damage && looks_fully_allocated(&source) {
+            return Err(Error::refused(
+                "every layer of the chain is fully allocated: this looks like a copy that turned holes into data, and \
+                 the top layer hides everything below it",
+            )
+            .with_path(replica.path())
+            .with_hint(
+                "go back to the original directory, or to a copy that kept its holes; to read it all the same: \
+                 --accept-copy-damage",
+            ));
+        }
+        let view =
+            Arc::new(MergedView::new(Arc::clone(&source.layers), source.volume_bytes, options.unwritten));
+        let findings = source.findings.clone();
+        Ok(Volume { view, source: Some(source), findings })
+    }
+
+    /// The volume as a disk, or the partition of that number.
+    ///
+    /// # Errors
+    /// When there is no such partition.
+    pub fn disk(&self, partition: Option<u32>) -> Result<Arc<dyn Disk>> {
+        match partition {
+            None => Ok(Arc::clone(&self.view) as Arc<dyn Disk>),
+            Some(_) => Err(Error::usage("partitions cannot be told yet")),
+        }
+    }
+
+    /// The state that is shown, by its file's name; `None` for an image.
+    pub fn state(&self) -> Option<&View> {
+        self.source.as_ref().map(|source| &source.view)
+    }
+
+    /// Looks whether the source is still what it was when it was opened. Call it when the reading is done.
+    ///
+    /// # Errors
+    /// As [`Source::recheck`].
+    pub fn recheck(&self) -> Result<()> {
+        self.source.as_ref().map_or(Ok(()), Source::recheck)
+    }
+}
+
+/// What `every_layer_is_full` of a survey says, from what the files take on the disk: the survey takes as long as the
+/// volume is large.
+fn looks_fully_allocated(source: &Source) -> bool {
+    let own = source.chain.iter().filter(|layer| layer.kind != LayerKind::Backing);
+    let stats: Vec<_> = own.filter_map(|layer| layer.stat).filter(|stat| stat.size_bytes > 0).collect();
+    stats.len() + usize::from(source.has_backing) >= 2
+        && !stats.is_empty()
+        && stats.iter().all(|stat| stat.allocated_bytes >= stat.size_bytes)
+}
