@@ -750,6 +750,9 @@ fn bad_usage() {
     let runs: &[&[&str]] = &[
         &["--at", "s000"],
         &["--head", HEAD],
+        &["--accept-copy-damage"],
+        &["--allow-rebuilding"],
+        &["--unwritten", "hole"],
         &["--layer", "nothing"],
         &["--layer", "s00"],
         &["--threads", "0"],

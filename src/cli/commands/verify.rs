@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::cli::Outcome;
-use crate::cli::args::SourceArgs;
+use crate::cli::args::{SourceArgs, UnwrittenArg};
 use crate::cli::signals::cancel_on_signals;
 use crate::cli::ui::Ui;
 use crate::engine::pipeline::default_workers;
@@ -83,10 +83,14 @@ impl Args {
         let of_image = self.source.at.is_some()
             || volume.head.is_some()
             || volume.size.is_some()
-            || volume.backing_file.is_some();
+            || volume.backing_file.is_some()
+            || volume.unwritten != UnwrittenArg::Zero
+            || self.source.allow_rebuilding
+            || self.source.accept_copy_damage;
         if of_image && self.image.is_none() {
             return Err(Error::usage(
-                "--at, --head, --size and --backing-file say what an image is compared with, and none is named",
+                "--at, --head, --size, --backing-file, --unwritten, --allow-rebuilding and --accept-copy-damage say what \
+                 an image is compared with, and none is named",
             )
             .with_hint("name the image after the replica directory; to verify one layer, name it with --layer"));
         }
