@@ -29,13 +29,25 @@ pub struct MergedView {
     layers: Arc<Layers>,
     volume_bytes: u64,
     unwritten: Unwritten,
+    window_bytes: u64,
     windows: Mutex<Windows>,
 }
 
 impl MergedView {
     /// The volume of `volume_bytes` that `layers`, lowest first, make up.
     pub fn new(layers: Arc<Layers>, volume_bytes: u64, unwritten: Unwritten) -> Self {
-        MergedView { layers, volume_bytes, unwritten, windows: Mutex::new(Windows::new()) }
+        Self::with_windows(layers, volume_bytes, unwritten, WINDOW_BYTES, KEPT_SEGMENTS)
+    }
+
+    fn with_windows(
+        layers: Arc<Layers>,
+        volume_bytes: u64,
+        unwritten: Unwritten,
+        window_bytes: u64,
+        kept_segments: usize,
+    ) -> Self {
+        let windows = Mutex::new(Windows::new(kept_segments));
+        MergedView { layers, volume_bytes, unwritten, window_bytes, windows }
     }
 
     /// The layers, lowest first.
@@ -59,13 +71,13 @@ impl MergedView {
     }
 
     fn window_at(&self, offset_bytes: u64) -> ByteRange {
-        let start = offset_bytes - offset_bytes % WINDOW_BYTES;
-        ByteRange::new(start, start.saturating_add(WINDOW_BYTES).min(self.volume_bytes))
+        let start = offset_bytes - offset_bytes % self.window_bytes;
+        ByteRange::new(start, start.saturating_add(self.window_bytes).min(self.volume_bytes))
     }
 
     /// All segments of a window; several threads that need the same one wait for the first.
     fn segments_of(&self, window: ByteRange) -> Result<Arc<[Segment]>> {
-        let slot = held(&self.windows).slot(window.start_bytes / WINDOW_BYTES);
+        let slot = held(&self.windows).slot(window.start_bytes / self.window_bytes);
         let mut filled = held(&slot);
         if let Some(segments) = &*filled {
             return Ok(Arc::clone(segments));
@@ -74,7 +86,7 @@ impl MergedView {
             overlay_within(&self.layers, window, self.unwritten)?.collect::<Result<Vec<_>>>()?.into();
         *filled = Some(Arc::clone(&segments));
         drop(filled);
-        held(&self.windows).filled(window.start_bytes / WINDOW_BYTES, segments.len());
+        held(&self.windows).filled(window.start_bytes / self.window_bytes, segments.len());
         Ok(segments)
     }
 
@@ -166,12 +178,13 @@ struct Window {
 /// The windows that are known, the one that was not used for the longest time to be forgotten first.
 struct Windows {
     known: LruCache<u64, Window>,
+    kept_segments: usize,
     total_cost: usize,
 }
 
 impl Windows {
-    fn new() -> Self {
-        Windows { known: LruCache::unbounded(), total_cost: 0 }
+    fn new(kept_segments: usize) -> Self {
+        Windows { known: LruCache::unbounded(), kept_segments, total_cost: 0 }
     }
 
     fn slot(&mut self, index: u64) -> Slot {
@@ -185,7 +198,7 @@ impl Windows {
             window.cost = segments + WINDOW_COST;
             self.total_cost += window.cost;
         }
-        while self.total_cost > KEPT_SEGMENTS && self.known.len() > 1 {
+        while self.total_cost > self.kept_segments && self.known.len() > 1 {
             let Some((_, forgotten)) = self.known.pop_lru() else { break };
             self.total_cost -= forgotten.cost;
         }
@@ -195,4 +208,91 @@ impl Windows {
 /// A lock on what stays whole whoever panicked.
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::extent::{Extent, ExtentKind, ExtentList, ExtentSource};
+    use crate::view::LayerImage;
+    use proptest::prelude::*;
+
+    /// A layer with extents here and there; every byte of it is its number.
+    struct Fake(u8, Vec<Extent>);
+
+    const SECTOR: u64 = 4096;
+    const SECTORS: u64 = 64;
+
+    impl LayerImage for Fake {
+        fn name(&self) -> &str {
+            "fake"
+        }
+
+        fn size_bytes(&self) -> u64 {
+            SECTORS * SECTOR
+        }
+
+        fn extents(&self) -> Result<Box<dyn ExtentSource + '_>> {
+            Ok(Box::new(ExtentList::new(self.1.clone())))
+        }
+
+        fn read_exact_at(&self, buf: &mut [u8], _: u64) -> Result<()> {
+            buf.fill(self.0);
+            Ok(())
+        }
+    }
+
+    fn layers() -> impl Strategy<Value = Vec<Vec<Extent>>> {
+        let kind = prop_oneof![3 => Just(ExtentKind::Data), 1 => Just(ExtentKind::Unwritten)];
+        let extents = proptest::collection::vec((0..10u64, 1..12u64, kind), 0..8).prop_map(|parts| {
+            let mut at = 0;
+            let mut extents = Vec::new();
+            for (gap, len, kind) in parts {
+                let range = ByteRange::new((at + gap) * SECTOR, (at + gap + len) * SECTOR);
+                at += gap + len;
+                extents.push(Extent { range, kind });
+            }
+            extents
+        });
+        proptest::collection::vec(extents, 0..6)
+    }
+
+    /// Per sector, the number of the layer that serves it with data.
+    fn oracle(layers: &[Vec<Extent>]) -> Vec<u8> {
+        let mut served = vec![0; length(SECTORS)];
+        for (number, extents) in (1..).zip(layers) {
+            for Extent { range, kind } in extents {
+                for sector in range.start_bytes / SECTOR..(range.end_bytes / SECTOR).min(SECTORS) {
+                    served[length(sector)] = if *kind == ExtentKind::Data { number } else { 0 };
+                }
+            }
+        }
+        served
+    }
+
+    proptest! {
+        #[test]
+        fn windows_show_in_nothing_that_is_read(
+            layers in layers(),
+            window in 1..9u64,
+            kept in 1..200usize,
+            reads in proptest::collection::vec((0..SECTORS * SECTOR, 0..20 * SECTOR), 1..40),
+        ) {
+            let served = oracle(&layers);
+            let fakes = (1..).zip(layers).map(|(n, extents)| Box::new(Fake(n, extents)) as Box<dyn LayerImage>);
+            let size = SECTORS * SECTOR;
+            let view = MergedView::with_windows(fakes.collect(), size, Unwritten::Zero, window * SECTOR, kept);
+            for (start, len) in reads {
+                let end = (start + len).min(size);
+                let mut buf = vec![0xee; length(end - start)];
+                view.read_exact_at(&mut buf, start).unwrap();
+                let expected: Vec<u8> = (start..end).map(|byte| served[length(byte / SECTOR)]).collect();
+                prop_assert!(buf == expected);
+                let windows = held(&view.windows);
+                let costs: usize = windows.known.iter().map(|(_, window)| window.cost).sum();
+                prop_assert_eq!(costs, windows.total_cost);
+                prop_assert!(costs <= kept || windows.known.len() == 1);
+            }
+        }
+    }
 }

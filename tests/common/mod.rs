@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)] // A test helper that fails, fails its test.
 
 pub mod chain;
+pub mod chains;
 pub mod cli;
 pub mod damage;
 pub mod filesystems;
