@@ -61,7 +61,8 @@ fn stretches_are_right(disk: &dyn Disk, bytes: &[u8], asked: ByteRange) {
         for stretch in stretches {
             assert_eq!(stretch.range.start_bytes, at);
             assert!(!stretch.range.is_empty() && stretch.range.end_bytes <= asked.end_bytes);
-            let (start, end) = (stretch.range.start_bytes as usize, stretch.range.end_bytes as usize);
+            let within = |at: u64| usize::try_from(at).unwrap();
+            let (start, end) = (within(stretch.range.start_bytes), within(stretch.range.end_bytes));
             let is_data = stretch.content == Content::Data;
             assert!(is_data || bytes[start..end].iter().all(|&b| b == 0), "{stretch:?} is not zeros");
             at = stretch.range.end_bytes;
