@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
 use common::cli::{Lhrecover, lhrecover};
+use common::loopdev;
 use common::{Fixture, fixture, text};
 use lhrecover::cli::Cli;
 use lhrecover::error::ErrorKind;
@@ -204,6 +205,21 @@ fn preserve_prints_what_json_md_says() {
         "preserve check",
         &[checked, run(&["--check-copy", text(&copy)]), run(&["--check-copy", text(&tar)])],
     );
+}
+
+#[test]
+fn inject_prints_what_json_md_says() {
+    if !loopdev::available("inject_prints_what_json_md_says") {
+        return;
+    }
+    let fixture = fixture("02-head-one-snapshot");
+    let (replica, case) = fixture.replica();
+    let disk = loopdev::sparse_file(&fixture.dir.path().join("disk"), case["size"].as_u64().unwrap() + 4096);
+    let device = loopdev::LoopDevice::over(&disk);
+    let args = ["inject", text(&replica), text(&device.path), "--mode", "blocks", "--any-device", "--json"];
+    let dry = lhrecover(&[&args[..], &["--dry-run"]].concat()).exits(0).json();
+    assert!(dry["estimated_seconds"].is_f64());
+    compare("inject", &[dry, lhrecover(&args).exits(0).json()]);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! A volume that is to be looked into: from a replica directory, or from an image of it.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -33,6 +33,8 @@ pub struct Volume {
     pub view: Arc<MergedView>,
     /// Where it comes from; `None` for an image.
     pub source: Option<Source>,
+    /// Its path, as it was named.
+    pub path: PathBuf,
     /// Damage and doubt.
     pub findings: Vec<Finding>,
 }
@@ -62,7 +64,7 @@ impl Volume {
         };
         let volume_bytes = image.size_bytes();
         let view = Arc::new(MergedView::new(Arc::new([image]), volume_bytes, options.unwritten));
-        Ok(Volume { view, source: None, findings: Vec::new() })
+        Ok(Volume { view, source: None, path: path.to_path_buf(), findings: Vec::new() })
     }
 
     /// Opens a state of a replica.
@@ -85,7 +87,7 @@ impl Volume {
         let view =
             Arc::new(MergedView::new(Arc::clone(&source.layers), source.volume_bytes, options.unwritten));
         let findings = source.findings.clone();
-        Ok(Volume { view, source: Some(source), findings })
+        Ok(Volume { view, source: Some(source), path: replica.path().to_path_buf(), findings })
     }
 
     /// The volume as a disk, or the partition of that number.
@@ -102,6 +104,20 @@ impl Volume {
     /// The state that is shown, by its file's name; `None` for an image.
     pub fn state(&self) -> Option<&View> {
         self.source.as_ref().map(|source| &source.view)
+    }
+
+    /// What it is made of: the replica directory with its layers and backing image, or the image. For those who write
+    /// elsewhere, and must not write to any of it.
+    ///
+    /// # Errors
+    /// When one of them cannot be looked at.
+    pub fn parts(&self) -> Result<Vec<Metadata>> {
+        match &self.source {
+            Some(source) => source.parts(),
+            None => fs::metadata(&self.path).map(|meta| vec![meta]).map_err(|e| {
+                Error::source("cannot look at the image any more").with_path(&self.path).caused_by(e)
+            }),
+        }
     }
 
     /// Looks whether the source is still what it was when it was opened. Call it when the reading is done.

@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod commands;
+pub mod report_file;
 pub mod signals;
 pub mod stream;
 pub mod ui;
@@ -59,6 +60,8 @@ pub enum Command {
     /// Copy a replica directory, or put it into an archive, such that holes and written zeros stay what they are; check
     /// such a copy
     Preserve(commands::preserve::Args),
+    /// Write the data back into a block device, such as a fresh Longhorn volume's
+    Inject(Box<commands::inject::Args>),
     /// Print shell completions
     Completions(commands::completions::Args),
     /// Print the manual page, or write one page per command
@@ -108,6 +111,7 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
         Command::Scan(args) => commands::scan::run(&args, ui),
         Command::Verify(args) => commands::verify::run(&args, ui),
         Command::Preserve(args) => commands::preserve::run(&args, ui),
+        Command::Inject(args) => commands::inject::run(&args, ui),
         Command::Completions(args) => commands::completions::run(&args, ui),
         Command::Man(args) => commands::man::run(&args, ui),
     }

@@ -105,11 +105,29 @@ struct Filled {
 }
 
 /// One thing to be written.
-enum Write {
+pub(super) enum Write {
     /// Bytes of the buffer, from its start to its end, at this offset of the volume.
     Data { offset_bytes: u64, start: usize, end: usize },
     /// Zeros.
     Zeros(ByteRange),
+}
+
+impl Write {
+    /// Writes it to `sink`; `buffer` is the one it was filled from.
+    pub(super) fn carry_out(&self, sink: &dyn Sink, buffer: &[u8], run: &Run<'_>) -> Result<()> {
+        match *self {
+            Write::Zeros(range) => sink.zero_range(range, run),
+            Write::Data { offset_bytes, start, end } => sink.write_at(&buffer[start..end], offset_bytes),
+        }
+    }
+
+    /// How many bytes come from the buffer.
+    pub(super) fn data_bytes(&self) -> u64 {
+        match *self {
+            Write::Zeros(_) => 0,
+            Write::Data { start, end, .. } => (end - start) as u64,
+        }
+    }
 }
 
 impl Mover<'_> {
@@ -145,13 +163,8 @@ impl Mover<'_> {
     /// Writes what was read of a batch; returns where it lies.
     fn write(&self, filled: Filled, buffer: &[u8]) -> Result<ByteRange> {
         for write in &filled.writes {
-            match *write {
-                Write::Zeros(range) => self.sink.zero_range(range, self.run)?,
-                Write::Data { offset_bytes, start, end } => {
-                    self.sink.write_at(&buffer[start..end], offset_bytes)?;
-                    self.copied_bytes.fetch_add((end - start) as u64, Ordering::Relaxed);
-                }
-            }
+            write.carry_out(self.sink, buffer, self.run)?;
+            self.copied_bytes.fetch_add(write.data_bytes(), Ordering::Relaxed);
         }
         self.run.event(Event::Advanced { bytes: filled.data_bytes });
         Ok(filled.range)

@@ -15,6 +15,7 @@ pub mod checksum;
 pub mod compare;
 pub mod content;
 pub mod copy;
+pub mod delta;
 pub mod diagnose;
 pub mod differences;
 pub mod digest;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::engine::verify::Verification;
 use crate::replica::{LayerInfo, LayerKind, View};
 use crate::report::finding::{FindingReport, RangeReport, printable};
 use crate::report::human;
@@ -95,6 +96,16 @@ pub struct DigestReport {
     pub value: String,
 }
 
+impl From<&Verification> for VerificationReport {
+    fn from(found: &Verification) -> Self {
+        VerificationReport {
+            read_bytes: found.read_bytes,
+            direct: found.direct,
+            differences: found.differences.iter().map(RangeReport::from).collect(),
+        }
+    }
+}
+
 /// Puts together what is shown of a merge of `source`.
 pub fn build(source: &Path, merged: &Merged) -> MergeReport {
     let mut findings: Vec<_> = merged.findings.iter().map(FindingReport::from).collect();
@@ -127,11 +138,7 @@ pub fn build(source: &Path, merged: &Merged) -> MergeReport {
         copied_bytes: merged.copied_bytes,
         cloned_bytes: merged.cloned_bytes,
         chain: merged.chain.iter().zip(&merged.survey.layers).map(layer).collect(),
-        verification: merged.verification.as_ref().map(|v| VerificationReport {
-            read_bytes: v.read_bytes,
-            direct: v.direct,
-            differences: v.differences.iter().map(RangeReport::from).collect(),
-        }),
+        verification: merged.verification.as_ref().map(VerificationReport::from),
         digest: merged
             .digest
             .as_ref()

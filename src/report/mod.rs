@@ -5,6 +5,7 @@
 
 pub mod finding;
 pub mod human;
+pub mod inject;
 pub mod inspect;
 pub mod json;
 pub mod merge;

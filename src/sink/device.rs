@@ -8,7 +8,6 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::contents::{Contents, first_nonzero};
@@ -16,7 +15,8 @@ use super::guard::GuardedDevice;
 use crate::error::{Error, Result};
 use crate::event::{Event, Run};
 use crate::model::units::ByteRange;
-use crate::sink::Sink;
+use crate::sink::{Sink, Target};
+use crate::sys::sparse;
 
 /// Zeros are written in pieces of this size; between pieces the work can be stopped.
 const ZERO_PIECE_BYTES: usize = 1 << 20;
@@ -75,16 +75,6 @@ impl DeviceSink {
         );
         run.event(Event::PhaseDone);
         Ok(found?.is_none())
-    }
-
-    /// Lets go of cached pages that are not needed again. A hint.
-    fn forget(&self, range: ByteRange) {
-        let (Ok(start), Ok(length)) = (i64::try_from(range.start_bytes), i64::try_from(range.len_bytes()))
-        else {
-            return;
-        };
-        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-        let _ = posix_fadvise(self.target.device().file(), start, length, advice);
     }
 
     /// The part of `range` that the device may be asked to zero itself; empty, at its start, where it may not.
@@ -191,5 +181,15 @@ impl Sink for DeviceSink {
             at = piece.end_bytes;
         }
         self.write_zeros(ByteRange::new(whole.end_bytes, range.end_bytes), run)
+    }
+}
+
+impl Target for DeviceSink {
+    fn read_exact_at(&self, buf: &mut [u8], offset_bytes: u64) -> Result<()> {
+        self.target.device().read_exact_at(buf, offset_bytes)
+    }
+
+    fn forget(&self, range: ByteRange) {
+        sparse::drop_cached(self.target.device().file(), range);
     }
 }

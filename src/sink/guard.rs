@@ -17,9 +17,8 @@ use nix::libc;
 use super::contents::{self, Contents};
 use crate::error::{Error, Result};
 use crate::model::finding::{Code, Finding};
-use crate::sys::device::{
-    Access, BlockDevice, DeviceNumber, Host, Identity, Kind, Mount, Relation, Relative,
-};
+pub use crate::sys::device::Identity;
+use crate::sys::device::{Access, BlockDevice, DeviceNumber, Host, Kind, Mount, Relation, Relative};
 
 /// Said where no flag helps.
 const NO_FLAG: &str = "no flag overrides this";
@@ -154,6 +153,11 @@ impl GuardedDevice {
     /// What kind it is, which decides how zeros are made.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Whether it is the mapping of an encrypted device.
+    pub fn is_crypt_mapping(&self) -> bool {
+        self.host.is_crypt(self.device.number())
     }
 
     /// What it carried when it was looked at.

@@ -8,6 +8,7 @@ pub mod copy_dir;
 pub mod device;
 pub mod file;
 pub mod guard;
+pub mod in_place;
 pub mod skip_zeros;
 
 pub use contents::Contents;
@@ -17,6 +18,20 @@ use std::fs::File;
 use crate::error::Result;
 use crate::event::Run;
 use crate::model::units::ByteRange;
+
+/// A sink that holds something already, so that only what differs needs to be written.
+pub trait Target: Sink {
+    /// Fills `buf` with what it holds at `offset_bytes`.
+    ///
+    /// # Errors
+    /// Of kind [`Output`](crate::error::ErrorKind::Output), naming the target and the offset.
+    fn read_exact_at(&self, buf: &mut [u8], offset_bytes: u64) -> Result<()>;
+
+    /// Takes note that `range` will not be read again. A hint.
+    fn forget(&self, range: ByteRange) {
+        let _ = range;
+    }
+}
 
 /// Somewhere an image can be written, in any order.
 pub trait Sink: Sync {

@@ -1,6 +1,7 @@
 //! Workflows: engines put together. [`merge`] writes a volume out, [`scan`] finds and ranks replicas, [`verify`] proves what can
 //! be proven, [`preserve`] copies a replica as it is.
 
+pub mod inject;
 pub mod merge;
 pub mod preserve;
 pub mod scan;

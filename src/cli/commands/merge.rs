@@ -1,13 +1,14 @@
 //! `lhrecover merge`: a replica directory in, an image out.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
 use crate::cli::Outcome;
 use crate::cli::args::{DeviceArgs, SourceArgs};
+use crate::cli::report_file::ReportFile;
 use crate::cli::signals::cancel_on_signals;
 use crate::cli::stream::{exit_when_stuck, stdout};
 use crate::cli::ui::Ui;
@@ -15,10 +16,8 @@ use crate::engine::digest::Algorithm;
 use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::replica::ReplicaDir;
-use crate::report::json;
-use crate::report::merge::{self as report, MergeReport};
-use crate::sink::Sink;
-use crate::sink::file::{self, FileOptions, OutputFile};
+use crate::report::merge as report;
+use crate::sink::file::FileOptions;
 use crate::workflow::merge::{MergeOptions, Output, Sparse, merge};
 
 /// Arguments of `merge`.
@@ -99,11 +98,11 @@ pub fn run(args: Args, ui: &Ui) -> Result<Outcome> {
     let cancel = cancel_on_signals()?;
     let run = Run { observer: ui, cancel: &cancel };
     let replica = ReplicaDir::open(&args.replica_dir)?;
-    let manifest = args.manifest.as_deref().map(|path| Manifest::create(path, &args)).transpose()?;
+    let manifest = args.manifest.as_deref().map(|path| args.manifest_file(path)).transpose()?;
     let options = args.options();
     let merged = if to_stdout {
         let mut out = stdout()?;
-        exit_when_stuck(&cancel, manifest.as_ref().map(|manifest| manifest.0.partial_path().to_path_buf()));
+        exit_when_stuck(&cancel, manifest.as_ref().map(|manifest| manifest.partial_path().to_path_buf()));
         merge(&replica, &options, Output::Stream(&mut out), &run)?
     } else if is_device(&args.output) {
         merge(&replica, &options, Output::Device(args.output.clone(), args.device.leave()), &run)?
@@ -127,6 +126,11 @@ pub fn run(args: Args, ui: &Ui) -> Result<Outcome> {
 }
 
 impl Args {
+    fn manifest_file(&self, path: &Path) -> Result<ReportFile> {
+        let options = FileOptions { force: self.force, sync: !self.no_sync, fill: false };
+        ReportFile::create(path, "manifest", &self.replica_dir, options)
+    }
+
     fn options(&self) -> MergeOptions {
         MergeOptions {
             source: self.source.options(),
@@ -173,27 +177,5 @@ fn is_device(output: &Path) -> bool {
     match fs::metadata(output) {
         Ok(m) => m.file_type().is_block_device(),
         Err(_) => output.starts_with("/dev") && !output.starts_with("/dev/shm"),
-    }
-}
-
-/// The manifest, under its temporary name until the merge is done: a place that cannot be written to is found before
-/// the work, not after it.
-struct Manifest(OutputFile);
-
-impl Manifest {
-    fn create(path: &Path, args: &Args) -> Result<Self> {
-        let replica = fs::metadata(&args.replica_dir).map(|m| (m.dev(), m.ino())).ok();
-        if file::lies_within(path, |m| Some((m.dev(), m.ino())) == replica) {
-            return Err(Error::refused("the manifest is inside the replica directory")
-                .with_path(path)
-                .with_hint("a source is never written: name a file elsewhere"));
-        }
-        let options = FileOptions { force: args.force, sync: !args.no_sync, fill: false };
-        OutputFile::create(path, 0, options).map(Manifest)
-    }
-
-    fn finish(self, report: &MergeReport, run: &Run<'_>) -> Result<()> {
-        self.0.write_at(json::text(report)?.as_bytes(), 0)?;
-        self.0.finish(run).map(|_| ())
     }
 }

@@ -1,6 +1,7 @@
 //! One file per verb: arguments in, options built, one call into the library, the result shown.
 
 pub mod completions;
+pub mod inject;
 pub mod inspect;
 pub mod man;
 pub mod merge;

@@ -52,6 +52,11 @@ impl Host {
         Ok(kind_of_disk(&node))
     }
 
+    /// Whether `number` is the mapping of an encrypted device.
+    pub fn is_crypt(&self, number: DeviceNumber) -> bool {
+        self.node(number).is_ok_and(|node| node.is_crypt())
+    }
+
     /// Whether `number` stands under `/dev/longhorn` by some name, or is the `/dev/mapper` twin of a device
     /// that does: the encrypted mapping right on top of it.
     pub fn is_longhorn(&self, number: DeviceNumber) -> bool {

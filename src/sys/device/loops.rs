@@ -44,6 +44,14 @@ impl Host {
         self.backing_of(&node)
     }
 
+    /// The kernel's name of a loop device over this file, if there is one.
+    pub fn loop_over_file(&self, file: &fs::Metadata) -> Option<String> {
+        let id = (DeviceNumber::from_raw(file.dev()), file.ino());
+        let is_it =
+            |backing: &Backing| (backing.file_system, backing.inode) == id && backing.device.is_none();
+        self.loops().into_iter().find(|(_, backing)| is_it(backing)).map(|(node, _)| node.name)
+    }
+
     /// All loop devices that are set up.
     pub(super) fn loops(&self) -> Vec<(Node, Backing)> {
         let Ok(entries) = fs::read_dir(self.path("sys/block")) else { return Vec::new() };

@@ -1,0 +1,298 @@
+//! The exact volume, sector by sector, into a device: only what differs is written.
+//!
+//! It keeps UUIDs, containers, volume groups and databases on raw volumes as they were. Run again after an interruption it
+//! goes on, and what it did is read back and compared.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::access::volume::{Volume, VolumeOptions};
+use crate::engine::delta::{self, Delta, DeltaOptions, Zeros};
+use crate::engine::pipeline;
+use crate::engine::plan::Plan;
+use crate::engine::sweep::{self, Survey};
+use crate::engine::verify::{self, Verification};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Run};
+use crate::guest::{self, Guest};
+use crate::model::finding::Finding;
+use crate::sink::Target;
+use crate::sink::device::DeviceSink;
+use crate::sink::guard::{self, DeviceLeave, GuardedDevice, SourceIdentity};
+use crate::sink::in_place::ImageFile;
+use crate::sys::device::{Identity, Kind};
+use crate::view::disk::Disk;
+use crate::workflow::inject::luks;
+use crate::workflow::merge;
+
+/// Which zeros are written to a target that is not fresh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZeroPolicy {
+    /// As the kind of target needs: all of them where discarded sectors may come back, else what differs.
+    #[default]
+    Auto,
+    /// All of them.
+    Write,
+    /// Those where the target reads as something else.
+    Skip,
+}
+
+/// How blocks are injected.
+#[derive(Clone, Debug)]
+pub struct BlocksOptions {
+    /// Which state of the volume.
+    pub volume: VolumeOptions,
+    /// What leave there is to write to the device.
+    pub leave: DeviceLeave,
+    /// The target may be an image file.
+    pub allow_file: bool,
+    /// Write an encrypted volume over a plain one, or the other way round.
+    pub allow_luks_mismatch: bool,
+    /// Which zeros are written.
+    pub zeros: ZeroPolicy,
+    /// Read all of it back and compare.
+    pub verify: bool,
+    /// Write nothing, and say what would be done.
+    pub dry_run: bool,
+    /// How many threads work; as many as suit the machine when `None`.
+    pub workers: Option<usize>,
+}
+
+/// What was done, or would be.
+#[derive(Debug)]
+pub struct InjectedBlocks {
+    /// The target, as it was named.
+    pub target: PathBuf,
+    /// What the device is called; `None` for an image file.
+    pub identity: Option<Identity>,
+    /// What the target carried before, in words.
+    pub before: String,
+    /// What it begins with now.
+    pub after: Option<Guest>,
+    /// The file name of the top layer; `None` for an image.
+    pub top_layer: Option<String>,
+    /// The volume's length in bytes.
+    pub volume_bytes: u64,
+    /// Bytes the target has beyond it.
+    pub surplus_bytes: u64,
+    /// Bytes that layers serve with data.
+    pub data_bytes: u64,
+    /// Whether the target read as zeros throughout.
+    pub fresh: bool,
+    /// What differed, and was written.
+    pub delta: Delta,
+    /// Whether nothing was written.
+    pub dry_run: bool,
+    /// What reading back found, if it was asked for.
+    pub verification: Option<Verification>,
+    /// Damage and doubt.
+    pub findings: Vec<Finding>,
+    /// How long it took.
+    pub duration: Duration,
+    /// How long the reading and, but for a dry run, the writing of what differs took.
+    pub delta_duration: Duration,
+}
+
+/// Makes `target` hold the volume at `source`.
+///
+/// # Errors
+/// By kind: the source cannot be had or read (`Source`), a guard refuses (`Refused`), the target fails (`Output`), what is
+/// read back differs (`Unverified`), a signal came (`Interrupted`).
+pub fn inject(
+    source: &Path,
+    target: &Path,
+    options: &BlocksOptions,
+    run: &Run<'_>,
+) -> Result<InjectedBlocks> {
+    let started = Instant::now();
+    let volume = Volume::open(source, &options.volume)?;
+    run.event(Event::Phase { name: "surveying", total_bytes: None });
+    let volume_bytes = volume.view.size_bytes();
+    let unwritten = options.volume.unwritten;
+    let survey = sweep::survey(volume.view.layers(), volume_bytes, unwritten, run)?;
+    run.event(Event::PhaseDone);
+    let findings = match &volume.source {
+        Some(source) => {
+            merge::judge_source(source, &survey, unwritten, options.volume.accept_copy_damage, run)?
+        }
+        None => Vec::new(),
+    };
+    let plan = Plan::new(volume.view.layers(), volume_bytes, unwritten).surveyed(&survey);
+    let inject = Inject { volume: &volume, survey: &survey, plan, target, options, run };
+    let is_device =
+        fs::metadata(target).map_or(target.starts_with("/dev"), |m| m.file_type().is_block_device());
+    let done = if is_device { inject.to_device()? } else { inject.to_file()? };
+    volume.recheck()?;
+    Ok(InjectedBlocks {
+        findings: findings.into_iter().chain(done.findings).collect(),
+        duration: started.elapsed(),
+        ..done
+    })
+}
+
+/// What both sorts of target have in common.
+struct Inject<'a> {
+    volume: &'a Volume,
+    survey: &'a Survey,
+    plan: Plan<'a>,
+    target: &'a Path,
+    options: &'a BlocksOptions,
+    run: &'a Run<'a>,
+}
+
+impl Inject<'_> {
+    fn to_device(&self) -> Result<InjectedBlocks> {
+        let mut identity = SourceIdentity::new();
+        self.volume.parts()?.iter().for_each(|part| identity.add(part));
+        let device = guard::check(self.target, self.plan.volume_bytes, &identity, self.options.leave)?;
+        let is_mapping = device.is_crypt_mapping();
+        self.refuse_luks_mismatch(is_mapping, |buf, at| device.device().read_exact_at(buf, at))?;
+        let zeros = self.zeros(device.kind());
+        let (name, before, findings) = (device.identity().clone(), device.contents(), device.findings());
+        let surplus_bytes = device.surplus_bytes();
+        let mut sink = DeviceSink::new(device);
+        if self.survey.data_bytes < self.plan.volume_bytes {
+            sink.look_if_fresh(self.run)?;
+        }
+        // That may have taken hours.
+        sink.target().recheck()?;
+        let done = self.carry_out(&sink, zeros, || sink.finish())?;
+        let after = self.recognise_target(sink.target())?;
+        Ok(InjectedBlocks {
+            identity: Some(name),
+            before: before.to_string(),
+            after,
+            surplus_bytes,
+            findings,
+            ..done
+        })
+    }
+
+    fn to_file(&self) -> Result<InjectedBlocks> {
+        if !self.options.allow_file {
+            return Err(Error::refused("the target is not a block device")
+                .with_path(self.target)
+                .with_hint("name the device, such as /dev/longhorn/<pv>; to write to an image file in place, give leave with --allow-file"));
+        }
+        let parts = self.volume.parts()?;
+        let is_source =
+            |m: &fs::Metadata| parts.iter().any(|part| (part.dev(), part.ino()) == (m.dev(), m.ino()));
+        let file =
+            ImageFile::open(self.target, self.plan.volume_bytes, self.options.leave.overwrite, is_source)?;
+        self.refuse_luks_mismatch(false, |buf, at| file.read_exact_at(buf, at))?;
+        let done = self.carry_out(&file, self.zeros(Kind::Loop), || file.finish())?;
+        let mut head = vec![0; head_bytes(file.size_bytes())];
+        file.read_exact_at(&mut head, 0)?;
+        Ok(InjectedBlocks {
+            before: file.contents().to_string(),
+            after: guest::recognise(&head),
+            surplus_bytes: file.size_bytes().saturating_sub(self.plan.volume_bytes),
+            ..done
+        })
+    }
+
+    fn zeros(&self, kind: Kind) -> Zeros {
+        match self.options.zeros {
+            ZeroPolicy::Auto if kind.may_zero_out() => Zeros::Differing,
+            ZeroPolicy::Skip => Zeros::Differing,
+            ZeroPolicy::Auto | ZeroPolicy::Write => Zeros::All,
+        }
+    }
+
+    fn refuse_luks_mismatch(
+        &self,
+        is_mapping: bool,
+        read: impl Fn(&mut [u8], u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut head = vec![0; head_bytes(self.plan.volume_bytes)];
+        self.volume.view.read_exact_at(&mut head, 0)?;
+        let source = guest::recognise(&head);
+        read(&mut head, 0)?;
+        let target = guest::recognise(&head);
+        luks::refuse_mismatch(self.target, source, target, is_mapping, self.options.allow_luks_mismatch)
+    }
+
+    fn recognise_target(&self, device: &GuardedDevice) -> Result<Option<Guest>> {
+        let mut head = vec![0; head_bytes(device.device().size_bytes())];
+        device.device().read_exact_at(&mut head, 0)?;
+        Ok(guest::recognise(&head))
+    }
+
+    /// The writing, and the reading back.
+    fn carry_out(
+        &self,
+        target: &dyn Target,
+        zeros: Zeros,
+        finish: impl Fn() -> Result<()>,
+    ) -> Result<InjectedBlocks> {
+        let Inject { plan, options, run, .. } = *self;
+        let workers = options.workers.unwrap_or_else(pipeline::default_workers);
+        let fresh = !target.needs_zeros();
+        let total = if fresh { self.survey.data_bytes } else { plan.volume_bytes };
+        let name = if options.dry_run { "comparing" } else { "writing what differs" };
+        run.event(Event::Phase { name, total_bytes: Some(total) });
+        let began = Instant::now();
+        let delta_options = DeltaOptions { workers, zeros, write: !options.dry_run };
+        let delta = delta::delta(&plan, target, delta_options, run).map_err(|e| match options.dry_run {
+            true => e,
+            false => e.and(
+                "the target holds a part of the volume now: run it again, with --overwrite, and it goes on",
+            ),
+        })?;
+        let delta_duration = began.elapsed();
+        run.event(Event::PhaseDone);
+        let mut verification = None;
+        if !options.dry_run {
+            run.event(Event::Phase { name: "syncing", total_bytes: None });
+            finish()?;
+            run.event(Event::PhaseDone);
+            if options.verify {
+                verification = Some(self.verify(&delta, workers)?);
+            }
+        }
+        Ok(InjectedBlocks {
+            target: self.target.to_path_buf(),
+            identity: None,
+            before: String::new(),
+            after: None,
+            top_layer: self.volume.state().map(|view| view.file().to_owned()),
+            volume_bytes: plan.volume_bytes,
+            surplus_bytes: 0,
+            data_bytes: self.survey.data_bytes,
+            fresh,
+            delta,
+            dry_run: options.dry_run,
+            verification,
+            findings: Vec::new(),
+            duration: Duration::ZERO,
+            delta_duration,
+        })
+    }
+
+    fn verify(&self, delta: &Delta, workers: usize) -> Result<Verification> {
+        let total_bytes = Some(self.survey.data_bytes);
+        self.run.event(Event::Phase { name: "verifying", total_bytes });
+        let mut found = verify::verify(&self.plan, &delta.receipt, self.target, workers, self.run)?;
+        self.run.event(Event::PhaseDone);
+        found.read_bytes = self.survey.data_bytes;
+        let Some(first) = found.differences.first() else { return Ok(found) };
+        Err(Error::new(
+            ErrorKind::Unverified,
+            format!(
+                "what was read back differs from the volume, in {} places, first between {} and {}",
+                found.differences.len(),
+                first.start_bytes,
+                first.end_bytes
+            ),
+        )
+        .with_path(self.target)
+        .with_hint("the device, or this machine's memory, cannot be trusted: write somewhere else"))
+    }
+}
+
+/// How much of a disk of that size tells what is on it.
+fn head_bytes(size_bytes: u64) -> usize {
+    usize::try_from(guest::HEAD_BYTES.min(size_bytes)).unwrap_or_default()
+}
