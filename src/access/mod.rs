@@ -1,4 +1,5 @@
 //! Look inside without copying: a volume as a disk, and that disk as an image file, an NBD export, or its files.
 
+pub mod inside;
 pub mod scratch;
 pub mod volume;

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::access::inside;
 use crate::error::{Error, Result};
 use crate::model::finding::Finding;
 use crate::model::overlay::Unwritten;
@@ -90,14 +91,19 @@ impl Volume {
         Ok(Volume { view, source: Some(source), path: replica.path().to_path_buf(), findings })
     }
 
+    /// The volume as a disk.
+    pub fn whole(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.view) as Arc<dyn Disk>
+    }
+
     /// The volume as a disk, or the partition of that number.
     ///
     /// # Errors
     /// When there is no such partition.
     pub fn disk(&self, partition: Option<u32>) -> Result<Arc<dyn Disk>> {
         match partition {
-            None => Ok(Arc::clone(&self.view) as Arc<dyn Disk>),
-            Some(_) => Err(Error::usage("partitions cannot be told yet")),
+            None => Ok(self.whole()),
+            Some(number) => Ok(inside::partition(self.whole(), number)?.disk),
         }
     }
 

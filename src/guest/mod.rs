@@ -1,5 +1,10 @@
 //! What is inside an image: file systems, containers, partition tables, known by their magic.
 
+pub mod partition;
+
+use crate::error::Result;
+use crate::view::disk::Disk;
+
 /// How many bytes of an image's beginning tell what it is.
 pub const HEAD_BYTES: u64 = 128 << 10;
 
@@ -68,6 +73,17 @@ const MAGICS: &[Magic] = &[
 pub fn recognise(head: &[u8]) -> Option<Guest> {
     let matches = |m: &&Magic| head.get(m.offset..).is_some_and(|rest| rest.starts_with(m.bytes));
     MAGICS.iter().find(matches).map(|m| m.guest)
+}
+
+/// What is on `disk`.
+///
+/// # Errors
+/// When its beginning cannot be read.
+pub fn on_disk(disk: &dyn Disk) -> Result<Option<Guest>> {
+    let len = usize::try_from(disk.size_bytes().min(HEAD_BYTES)).unwrap_or_default();
+    let mut head = vec![0; len];
+    disk.read_exact_at(&mut head, 0)?;
+    Ok(recognise(&head))
 }
 
 #[cfg(test)]
