@@ -1,5 +1,8 @@
 //! What is inside an image: file systems, containers, partition tables, known by their magic.
 
+pub mod databases;
+pub mod files;
+
 /// How many bytes of an image's beginning tell what it is.
 pub const HEAD_BYTES: u64 = 128 << 10;
 
