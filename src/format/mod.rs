@@ -11,6 +11,7 @@ pub mod json;
 pub mod layer_meta;
 pub mod layer_sums;
 pub mod names;
+pub mod nbd;
 pub mod qcow2;
 pub mod revision;
 pub mod volume_meta;
