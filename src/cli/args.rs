@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::access::scratch::DEFAULT_MAX_BYTES;
 use crate::access::volume::VolumeOptions;
 use crate::error::Result;
 use crate::model::overlay::Unwritten;
@@ -135,6 +136,36 @@ impl LookArgs {
             accept_copy_damage: self.source.accept_copy_damage,
             unwritten: self.source.volume.unwritten(),
         }
+    }
+}
+
+/// Where a throw-away copy on write goes, and how large it may become.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Throw-away overlay")]
+pub struct OverlayArgs {
+    /// The directory for the temporary file that takes what is written (/var/tmp); it has no name, and is gone in the
+    /// end
+    #[arg(long, value_name = "DIR")]
+    pub overlay: Option<PathBuf>,
+    /// How much may be written (4G)
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub overlay_max: Option<u64>,
+}
+
+impl OverlayArgs {
+    /// Whether anything was said of it.
+    pub fn is_given(&self) -> bool {
+        self.overlay.is_some() || self.overlay_max.is_some()
+    }
+
+    /// The directory: not /tmp, which is memory on many machines.
+    pub fn dir(&self) -> PathBuf {
+        self.overlay.clone().unwrap_or_else(|| PathBuf::from("/var/tmp"))
+    }
+
+    /// The limit in bytes.
+    pub fn max_bytes(&self) -> u64 {
+        self.overlay_max.unwrap_or(DEFAULT_MAX_BYTES)
     }
 }
 

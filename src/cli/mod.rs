@@ -62,6 +62,8 @@ pub enum Command {
     Preserve(commands::preserve::Args),
     /// Write the data back into a block device, such as a fresh Longhorn volume's
     Inject(Box<commands::inject::Args>),
+    /// Serve the volume over NBD, with every snapshot as an export of its own, until interrupted
+    Serve(commands::serve::Args),
     /// Print shell completions
     Completions(commands::completions::Args),
     /// Print the manual page, or write one page per command
@@ -112,6 +114,7 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
         Command::Verify(args) => commands::verify::run(&args, ui),
         Command::Preserve(args) => commands::preserve::run(&args, ui),
         Command::Inject(args) => commands::inject::run(&args, ui),
+        Command::Serve(args) => commands::serve::run(&args, ui),
         Command::Completions(args) => commands::completions::run(&args, ui),
         Command::Man(args) => commands::man::run(&args, ui),
     }

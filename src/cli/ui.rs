@@ -90,14 +90,15 @@ impl Ui {
         }
     }
 
+    /// Shows an error that the work goes on after.
+    pub fn trouble(&self, error: &Error) {
+        to_stderr(&said(error));
+    }
+
     /// Shows the error that ended the program; as JSON on standard output too, if that was asked for.
     pub fn error(&self, error: &Error) {
         self.end_phase();
-        let mut text = format!("error: {}\n", printable(&error.to_string()));
-        if let Some(hint) = error.hint() {
-            text += &format!(" hint: {}\n", printable(hint));
-        }
-        to_stderr(&text);
+        to_stderr(&said(error));
         if self.json {
             let value = serde_json::json!({
                 "schema_version": 1,
@@ -232,6 +233,11 @@ fn kind(kind: ErrorKind) -> &'static str {
         ErrorKind::External => "external",
         ErrorKind::Interrupted => "interrupted",
     }
+}
+
+fn said(error: &Error) -> String {
+    let hint = error.hint().map(|hint| format!(" hint: {}\n", printable(hint))).unwrap_or_default();
+    format!("error: {}\n{hint}", printable(&error.to_string()))
 }
 
 fn to_stderr(text: &str) {

@@ -11,5 +11,6 @@ pub mod json;
 pub mod merge;
 pub mod preserve;
 pub mod scan;
+pub mod serve;
 mod tree;
 pub mod verify;

@@ -11,6 +11,7 @@ pub mod filesystems;
 pub mod fingerprint;
 pub mod golden;
 pub mod loopdev;
+pub mod nbd;
 pub mod sshd;
 pub mod strace;
 pub mod unpack;

@@ -7,4 +7,5 @@ pub mod man;
 pub mod merge;
 pub mod preserve;
 pub mod scan;
+pub mod serve;
 pub mod verify;
