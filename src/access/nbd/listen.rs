@@ -130,7 +130,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         if let Socket::Unix { path, made, .. } = &self.socket {
             // By now the name may be somebody else's.
-            if made.is_some() && fs::symlink_metadata(&*path).ok().map(|m| id(&m)) == *made {
+            if made.is_some() && fs::symlink_metadata(path).ok().map(|m| id(&m)) == *made {
                 let _ = fs::remove_file(path);
             }
         }
