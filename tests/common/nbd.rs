@@ -18,7 +18,8 @@ use super::text;
 /// Whether `nbdinfo`, `nbdcopy` and `qemu-img` are here. If not, says on stderr that the test was skipped, and why.
 pub fn available(test: &str) -> bool {
     let there = |tool: &str| Command::new(tool).arg("--version").output().is_ok();
-    for (tool, package) in [("nbdinfo", "libnbd-bin"), ("nbdcopy", "libnbd-bin"), ("qemu-img", "qemu-utils")] {
+    for (tool, package) in [("nbdinfo", "libnbd-bin"), ("nbdcopy", "libnbd-bin"), ("qemu-img", "qemu-utils")]
+    {
         if !there(tool) {
             skipped(test, &format!("{tool} is not installed (package {package})"));
             return false;
@@ -62,7 +63,8 @@ impl Server {
     /// Serves on a TCP port.
     pub fn on(address: &str, source: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (running, report) = begin(&["serve", text(source), "--nbd", address], |args| Lhrecover::new(args));
+        let (running, report) =
+            begin(&["serve", text(source), "--nbd", address], |args| Lhrecover::new(args));
         Server { running, report, socket: PathBuf::new(), _dir: dir }
     }
 
@@ -149,7 +151,7 @@ impl Client {
     /// On this export, with chunks and block status, or with simple replies.
     pub fn on(socket: &Path, export: &str, structured: bool) -> Self {
         let mut client = Self::connect(socket);
-        let named = [&(export.len() as u32).to_be_bytes()[..], export.as_bytes()].concat();
+        let named = [&u32::try_from(export.len()).unwrap().to_be_bytes()[..], export.as_bytes()].concat();
         if structured {
             assert_eq!(client.option(8, &[]), [(1, vec![])]);
             let query = [&1u32.to_be_bytes()[..], &15u32.to_be_bytes(), b"base:allocation"].concat();
@@ -238,14 +240,16 @@ impl Client {
         }
         let mut told = 0;
         for chunk in self.chunks() {
-            let mut within = |at: u64, len: usize| {
-                let start = usize::try_from(at - offset).unwrap();
+            let mut place = |at: u64, len: usize| {
                 told += len;
-                &mut bytes[start..start + len]
+                let start = usize::try_from(at - offset).unwrap();
+                start..start + len
             };
             match chunk {
-                Chunk::Data { offset, bytes } => within(offset, bytes.len()).copy_from_slice(&bytes),
-                Chunk::Hole { offset, length } => within(offset, length as usize).fill(0),
+                Chunk::Data { offset, bytes: data } => {
+                    bytes[place(offset, data.len())].copy_from_slice(&data);
+                }
+                Chunk::Hole { offset, length } => bytes[place(offset, length as usize)].fill(0),
                 Chunk::Error { errno, .. } => return Err(errno),
                 Chunk::None => {}
                 Chunk::Status(_) => panic!("a status as an answer to a read"),
@@ -293,10 +297,7 @@ fn chunk(kind: u16, payload: &[u8]) -> Chunk {
         1 => Chunk::Data { offset: offset(), bytes: payload[8..].to_vec() },
         2 => Chunk::Hole { offset: offset(), length: be32(8) },
         5 => Chunk::Status((4..payload.len()).step_by(8).map(|at| (be32(at), be32(at + 4))).collect()),
-        0x8001 => Chunk::Error {
-            errno: be32(0),
-            message: String::from_utf8(payload[6..].to_vec()).unwrap(),
-        },
+        0x8001 => Chunk::Error { errno: be32(0), message: String::from_utf8(payload[6..].to_vec()).unwrap() },
         other => panic!("a chunk of type {other}"),
     }
 }
