@@ -1,5 +1,6 @@
 //! Look inside without copying: a volume as a disk, and that disk as an image file, an NBD export, or its files.
 
+pub mod fuse;
 pub mod inside;
 pub mod nbd;
 pub mod scratch;

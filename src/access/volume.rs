@@ -1,7 +1,7 @@
 //! A volume that is to be looked into: from a replica directory, or from an image of it.
 
 use std::fs::{self, Metadata};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,6 +38,8 @@ pub struct Volume {
     pub path: PathBuf,
     /// Damage and doubt.
     pub findings: Vec<Finding>,
+    /// What its files take on the disk, in bytes: at least as much as it has data.
+    pub allocated_bytes: u64,
 }
 
 impl Volume {
@@ -65,7 +67,8 @@ impl Volume {
         };
         let volume_bytes = image.size_bytes();
         let view = Arc::new(MergedView::new(Arc::new([image]), volume_bytes, options.unwritten));
-        Ok(Volume { view, source: None, path: path.to_path_buf(), findings: Vec::new() })
+        let allocated_bytes = if meta.is_file() { meta.blocks().saturating_mul(512) } else { volume_bytes };
+        Ok(Volume { view, source: None, path: path.to_path_buf(), findings: Vec::new(), allocated_bytes })
     }
 
     /// Opens a state of a replica.
@@ -88,7 +91,15 @@ impl Volume {
         let view =
             Arc::new(MergedView::new(Arc::clone(&source.layers), source.volume_bytes, options.unwritten));
         let findings = source.findings.clone();
-        Ok(Volume { view, source: Some(source), path: replica.path().to_path_buf(), findings })
+        let stats = source.chain.iter().filter_map(|layer| layer.stat);
+        let allocated_bytes = stats.fold(0, |sum: u64, stat| sum.saturating_add(stat.allocated_bytes));
+        Ok(Volume {
+            view,
+            source: Some(source),
+            path: replica.path().to_path_buf(),
+            findings,
+            allocated_bytes,
+        })
     }
 
     /// The volume as a disk.

@@ -64,6 +64,13 @@ pub enum Command {
     Inject(Box<commands::inject::Args>),
     /// Serve the volume over NBD, with every snapshot as an export of its own, until interrupted
     Serve(commands::serve::Args),
+    /// Mount a volume's file system, or its image, without copying anything
+    Mount(commands::mount::Args),
+    /// Take down what `mount` has put up, also what a crash has left of it
+    Umount(commands::umount::Args),
+    /// The process behind `mount`
+    #[command(hide = true)]
+    ImageServer(commands::image_server::Args),
     /// Print shell completions
     Completions(commands::completions::Args),
     /// Print the manual page, or write one page per command
@@ -115,6 +122,9 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
         Command::Preserve(args) => commands::preserve::run(&args, ui),
         Command::Inject(args) => commands::inject::run(&args, ui),
         Command::Serve(args) => commands::serve::run(&args, ui),
+        Command::Mount(args) => commands::mount::run(&args, ui),
+        Command::Umount(args) => commands::umount::run(&args, ui),
+        Command::ImageServer(args) => commands::image_server::run(&args),
         Command::Completions(args) => commands::completions::run(&args, ui),
         Command::Man(args) => commands::man::run(&args, ui),
     }

@@ -83,6 +83,11 @@ impl Ui {
         }
     }
 
+    /// Says on standard error what needs somebody, whatever else was asked for.
+    pub fn warning(&self, text: &str) {
+        to_stderr(&format!("warning: {}\n", printable(text)));
+    }
+
     /// Shows findings on standard error; only those that need somebody when quiet.
     pub fn findings(&self, findings: &[FindingReport]) {
         for found in findings.iter().filter(|f| !self.quiet || f.severity >= Severity::Warning) {

@@ -9,6 +9,7 @@ pub mod inject;
 pub mod inspect;
 pub mod json;
 pub mod merge;
+pub mod mount;
 pub mod preserve;
 pub mod scan;
 pub mod serve;

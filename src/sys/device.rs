@@ -5,6 +5,7 @@
 //! for messages. This is the one place that asks block devices by ioctl and reads sysfs about them. It finds
 //! facts and judges nothing: that is the guard's work.
 
+pub mod attach;
 #[cfg(test)]
 mod fake;
 mod ioctl;

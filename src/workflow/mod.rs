@@ -3,6 +3,7 @@
 
 pub mod inject;
 pub mod merge;
+pub mod mount;
 pub mod preserve;
 pub mod scan;
 pub mod verify;

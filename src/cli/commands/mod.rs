@@ -1,11 +1,14 @@
 //! One file per verb: arguments in, options built, one call into the library, the result shown.
 
 pub mod completions;
+pub mod image_server;
 pub mod inject;
 pub mod inspect;
 pub mod man;
 pub mod merge;
+pub mod mount;
 pub mod preserve;
 pub mod scan;
 pub mod serve;
+pub mod umount;
 pub mod verify;

@@ -23,6 +23,10 @@ pub struct Mount {
     pub point: PathBuf,
     /// The device it is said to be mounted from, for file systems that make their numbers up.
     pub source: Option<DeviceNumber>,
+    /// What it is said to be mounted from: a device's node, or just a word.
+    pub name: PathBuf,
+    /// The type of file system, with its subtype: `ext4`, `fuse.sshfs`.
+    pub kind: String,
 }
 
 impl Mount {
@@ -60,14 +64,7 @@ impl Host {
     /// # Errors
     /// [`ErrorKind::Usage`](crate::error::ErrorKind::Usage) when not even our own mounts can be read.
     pub fn mounts(&self) -> Result<Vec<Mount>> {
-        let own = self.path("proc/self/mountinfo");
-        let text = fs::read(&own).map_err(|e| {
-            Error::usage("cannot read what is mounted")
-                .with_path(&own)
-                .caused_by(e)
-                .with_hint("whether the device is in use cannot be told without /proc: mount it")
-        })?;
-        let mut mounts = parse_mountinfo(&text, |source| self.number_of_name(source));
+        let mut mounts = self.own_mounts()?;
         if let Ok(text) = fs::read(self.path("proc/1/mountinfo")) {
             for mount in parse_mountinfo(&text, |source| self.number_of_name(source)) {
                 if !mounts.contains(&mount) {
@@ -76,6 +73,21 @@ impl Host {
             }
         }
         Ok(mounts)
+    }
+
+    /// What is mounted in our own mount namespace, the last one at a point being the one that shows.
+    ///
+    /// # Errors
+    /// As [`mounts`](Self::mounts).
+    pub fn own_mounts(&self) -> Result<Vec<Mount>> {
+        let path = self.path("proc/self/mountinfo");
+        let text = fs::read(&path).map_err(|e| {
+            Error::usage("cannot read what is mounted")
+                .with_path(&path)
+                .caused_by(e)
+                .with_hint("what is in use cannot be told without /proc: mount it")
+        })?;
+        Ok(parse_mountinfo(&text, |source| self.number_of_name(source)))
     }
 
     /// The devices used as swap space. A swap *file* needs no entry here: its file system is mounted.
@@ -144,8 +156,11 @@ fn parse_mountinfo(text: &[u8], resolve: impl Fn(&Path) -> Option<DeviceNumber>)
             let mut fields = line.split(|&b| b == b' ');
             let number = DeviceNumber::parse(std::str::from_utf8(fields.nth(2)?).ok()?)?;
             let point = unescape(fields.nth(1)?);
-            let source = fields.skip_while(|field| *field != b"-").nth(2).map(unescape);
-            Some(Mount { number, point, source: source.and_then(|source| resolve(&source)) })
+            let mut after = fields.skip_while(|field| *field != b"-").skip(1);
+            let kind =
+                after.next().map(|kind| String::from_utf8_lossy(kind).into_owned()).unwrap_or_default();
+            let name = after.next().map(unescape).unwrap_or_default();
+            Some(Mount { number, point, source: resolve(&name), name, kind })
         })
         .collect()
 }
@@ -182,7 +197,7 @@ mod tests {
         assert_eq!(mounts[0].point, Path::new("/mnt two"));
         assert!(mounts[0].is_on(DeviceNumber::parse("98:0").unwrap()));
         assert!(mounts[1].is_on(sdb.unwrap()) && !mounts[0].is_on(sdb.unwrap()));
-        assert_eq!(mounts[2].source, None);
+        assert_eq!((mounts[2].source, mounts[1].kind.as_str()), (None, "btrfs"));
     }
 
     #[test]

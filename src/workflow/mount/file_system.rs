@@ -1,0 +1,149 @@
+//! How each file system is mounted such that nothing is replayed, run, or taken for something else.
+
+use std::io;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::guest::Guest;
+use crate::sys::mount::mount_read_only;
+use crate::view::disk::Disk;
+
+/// What becomes of a journal that was not played back when the volume stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Journal {
+    /// It is left alone: files are as they are without it.
+    #[default]
+    Skip,
+    /// It is played back, on a throw-away copy.
+    Replay,
+}
+
+/// A file system as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileSystem {
+    /// The kernel's name for it.
+    pub name: &'static str,
+    /// What it is mounted with, always.
+    always: &'static str,
+    /// What keeps its journal from being played back.
+    no_replay: &'static str,
+}
+
+/// By the names that [`Guest`] has for them. Options as in ext4(5), xfs(5), btrfs(5), and the kernel's
+/// `Documentation/filesystems/f2fs.rst`. A superblock of ext4 may say that the machine is to panic at the first error:
+/// `errors=continue` overrides it. Two XFS or btrfs file systems of one identity would be in each other's way.
+const KNOWN: [(&str, FileSystem); 9] = [
+    ("an ext2, ext3 or ext4 file system", known("ext4", "errors=continue", "noload")),
+    ("an XFS file system", known("xfs", "nouuid", "norecovery")),
+    ("a btrfs file system", known("btrfs", "", "rescue=nologreplay")),
+    ("an F2FS file system", known("f2fs", "", "norecovery")),
+    ("an ISO 9660 file system", known("iso9660", "", "")),
+    ("a squashfs file system", known("squashfs", "", "")),
+    ("an NTFS file system", known("ntfs3", "", "")),
+    ("an exFAT file system", known("exfat", "", "")),
+    ("a FAT file system", known("vfat", "", "")),
+];
+
+const fn known(name: &'static str, always: &'static str, no_replay: &'static str) -> FileSystem {
+    FileSystem { name, always, no_replay }
+}
+
+impl FileSystem {
+    /// The one that was recognised, unless it is none.
+    pub fn of(guest: Option<Guest>) -> Option<Self> {
+        KNOWN.iter().find(|(name, _)| guest.is_some_and(|guest| guest.name == *name)).map(|(_, known)| *known)
+    }
+
+    /// What it is mounted with, beyond `ro,nosuid,nodev,noexec`.
+    pub fn options(&self, journal: Journal) -> String {
+        let no_replay = if journal == Journal::Skip { self.no_replay } else { "" };
+        let options = [no_replay, self.always].into_iter().filter(|options| !options.is_empty());
+        options.collect::<Vec<_>>().join(",")
+    }
+
+    /// Whether its journal holds what is not in the files yet; `None` when that cannot be told from its superblock.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn journal_is_dirty(&self, disk: &dyn Disk) -> Result<Option<bool>> {
+        match self.name {
+            // s_feature_incompat of ext4's superblock, and EXT4_FEATURE_INCOMPAT_RECOVER in it (fs/ext4/ext4.h).
+            "ext4" => {
+                let mut features = [0; 4];
+                disk.read_exact_at(&mut features, 1024 + 0x60)?;
+                Ok(Some(u32::from_le_bytes(features) & 0x4 != 0))
+            }
+            "xfs" | "btrfs" | "f2fs" => Ok(None),
+            _ => Ok(Some(false)),
+        }
+    }
+
+    /// Mounts `device` at `point`.
+    ///
+    /// # Errors
+    /// `Usage` when the kernel knows no such file system, `Source` when it cannot mount this one.
+    pub fn mount(&self, device: &Path, point: &Path, journal: Journal) -> Result<()> {
+        let options = self.options(journal);
+        mount_read_only(device, point, self.name, &options).map_err(|e| {
+            if e.raw_os_error() == Some(nix::libc::ENODEV) {
+                return Error::usage(format!("this machine's kernel has no {} file system", self.name))
+                    .with_hint(format!(
+                        "as root: `modprobe {}`; or look at it elsewhere: lhrecover serve, lhrecover merge",
+                        self.name
+                    ));
+            }
+            self.refused(e, journal)
+        })
+    }
+
+    fn refused(&self, e: io::Error, journal: Journal) -> Error {
+        let hint = match journal {
+            Journal::Skip => {
+                "`dmesg` says why; it may mount once its journal is played back, on a throw-away copy: --journal \
+                 replay; or try another snapshot (--at)"
+            }
+            Journal::Replay => {
+                "`dmesg` says why; without its journal it may mount: leave out --journal replay; or try another \
+                 snapshot (--at)"
+            }
+        };
+        Error::source(format!("the kernel cannot mount the {} file system in the volume", self.name))
+            .caused_by(e)
+            .with_hint(hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::{GuestKind, recognise};
+
+    #[test]
+    fn every_file_system_that_is_recognised_can_be_mounted() {
+        let heads: [(usize, &[u8]); 5] = [
+            (0, b"XFSB"),
+            (0x438, b"\x53\xef"),
+            (0x1_0040, b"_BHRfS_M"),
+            (0x8001, b"CD001"),
+            (3, b"NTFS    "),
+        ];
+        for (at, magic) in heads {
+            let mut head = vec![0; 128 << 10];
+            head[at..at + magic.len()].copy_from_slice(magic);
+            let guest = recognise(&head).filter(|guest| guest.kind == GuestKind::FileSystem);
+            assert!(FileSystem::of(guest).is_some(), "{guest:?}");
+        }
+        assert_eq!(FileSystem::of(None), None);
+    }
+
+    #[test]
+    fn nothing_is_replayed_unless_it_is_asked_for() {
+        let options = |at: usize, journal| KNOWN[at].1.options(journal);
+        assert_eq!(options(0, Journal::Skip), "noload,errors=continue");
+        assert_eq!(options(0, Journal::Replay), "errors=continue");
+        assert_eq!(options(1, Journal::Skip), "norecovery,nouuid");
+        assert_eq!(options(1, Journal::Replay), "nouuid");
+        assert_eq!(options(2, Journal::Skip), "rescue=nologreplay");
+        assert_eq!((options(2, Journal::Replay), options(8, Journal::Skip)), (String::new(), String::new()));
+    }
+}

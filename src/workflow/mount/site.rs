@@ -1,0 +1,180 @@
+//! A mount in the making: each thing is written down before it is put up.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::file_system::Journal;
+use super::server::{Order, Overlay, Released, Server};
+use super::state::{Entry, Lock, State};
+use super::{MountOptions, checks, luks, teardown};
+use crate::access::inside::Inside;
+use crate::access::scratch::DEFAULT_MAX_BYTES;
+use crate::access::volume::{Volume, VolumeOptions};
+use crate::error::{Error, Result};
+use crate::event::Run;
+use crate::guest::{Guest, GuestKind, on_disk};
+use crate::sys::device::DeviceNumber;
+use crate::sys::device::attach::Attached;
+use crate::sys::mount::set_read_ahead;
+use crate::view::disk::Disk;
+
+/// Where the throw-away copy goes unless told otherwise: on a disk, while `/tmp` may be in memory.
+const DEFAULT_OVERLAY_DIR: &str = "/var/tmp";
+
+/// How far the kernel reads ahead in the image, in KiB. Its own 128 leave a server idle between requests.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// A mount in the making.
+pub(super) struct Site {
+    pub entry: Entry,
+    pub state: State,
+    pub volume: Volume,
+    pub notes: Vec<String>,
+    source: PathBuf,
+    options: MountOptions,
+    server: Option<Server>,
+    _lock: Lock,
+}
+
+/// What was put up.
+pub(super) struct Up {
+    pub server: Released,
+    pub file_system: Option<(&'static str, String)>,
+    pub partition: Option<u32>,
+    pub loop_device: Option<PathBuf>,
+}
+
+/// A file system that was mounted: its name and options, and the loop device below it.
+type FileSystemUp = ((&'static str, String), PathBuf);
+
+impl Site {
+    /// For the volume, opened from `source`. Nothing is put up yet.
+    pub fn new(source: PathBuf, mountpoint: PathBuf, options: MountOptions, volume: Volume) -> Result<Self> {
+        let (entry, lock) = Entry::create()?;
+        let state = State {
+            schema_version: 1,
+            source: source.display().to_string(),
+            mountpoint,
+            image_only: options.image_only,
+            mapper: None,
+            server: None,
+        };
+        Ok(Site { entry, state, volume, notes: Vec::new(), source, options, server: None, _lock: lock })
+    }
+
+    /// Puts everything up.
+    pub fn put_up(&mut self, inside: Option<&Inside>, run: &Run<'_>) -> Result<Up> {
+        self.entry.write(&self.state)?;
+        let partition = inside.and_then(|inside| Some(inside.partition.as_ref()?.number));
+        let order = self.order(partition)?;
+        let server = self.server.insert(Server::start(&self.entry)?);
+        self.state.server = server.identity();
+        self.entry.write(&self.state)?;
+        server.order(&order, run)?;
+        read_ahead(&self.state.image(&self.entry));
+        let (mut file_system, mut loop_device) = (None, None);
+        if let Some(inside) = inside.filter(|_| !self.options.image_only) {
+            self.notes.extend(inside.note.clone());
+            let (mounted, device) = self.put_up_file_system(inside, run)?;
+            (file_system, loop_device) = (Some(mounted), Some(device));
+        }
+        run.check()?;
+        let server = self.server.take().ok_or_else(|| Error::usage("there is no server"))?.release()?;
+        Ok(Up { server, file_system, partition, loop_device })
+    }
+
+    /// Takes down what was put up before `error`, and returns that.
+    pub fn give_up(mut self, error: Error) -> Error {
+        if let Some(server) = &mut self.server {
+            server.give_up();
+        }
+        match teardown::take_down(&self.entry) {
+            Ok(_) => error,
+            Err(e) => {
+                error.and(&format!("not all of it could be taken down ({e}): lhrecover umount --stale"))
+            }
+        }
+    }
+
+    /// What the server is to serve.
+    fn order(&self, partition: Option<u32>) -> Result<Order> {
+        let mut order = Order::new(&self.source, &self.options.volume, &self.state.image_dir(&self.entry));
+        order.partition = partition;
+        if self.options.journal == Journal::Replay {
+            let dir = overlay_dir(self.options.overlay.as_deref())?;
+            checks::refuse_inside(&dir, &self.source, "the throw-away copy")?;
+            let max_bytes = self.options.overlay_max_bytes.unwrap_or(DEFAULT_MAX_BYTES);
+            order.overlay = Some(Overlay { dir: dir.into(), max_bytes });
+        }
+        Ok(order)
+    }
+
+    /// The loop device, what decrypts it, and the file system. A loop device that gets no user goes away by itself.
+    fn put_up_file_system(&mut self, inside: &Inside, run: &Run<'_>) -> Result<FileSystemUp> {
+        run.check()?;
+        let journal = self.options.journal;
+        let attached = Attached::over(&self.state.image(&self.entry), journal == Journal::Skip)?;
+        run.check()?;
+        let is_luks = matches!(inside.guest, Some(Guest { kind: GuestKind::Luks, .. }));
+        let (device, disk) = match self.options.key_file.clone() {
+            Some(key_file) if is_luks => self.decrypt(attached.path(), &key_file)?,
+            _ => (attached.path().to_path_buf(), Arc::clone(&inside.disk)),
+        };
+        let own = is_luks.then_some(device.as_path());
+        let file_system = checks::file_system(on_disk(&*disk)?, &*disk, own.or(Some(attached.path())))?;
+        let dirty = file_system.journal_is_dirty(&*disk)?;
+        file_system.mount(&device, &self.state.mountpoint, journal)?;
+        if journal == Journal::Skip {
+            self.notes.extend(unreplayed(dirty));
+        }
+        let up = (file_system.name, file_system.options(journal));
+        Ok((up, attached.path().to_path_buf()))
+    }
+
+    /// Decrypts the loop device; the node, and the disk, that come of it.
+    fn decrypt(&mut self, loop_device: &Path, key_file: &Path) -> Result<(PathBuf, Arc<dyn Disk>)> {
+        let name = format!("lhrecover-{}", self.entry.id());
+        self.state.mapper = Some(name.clone());
+        self.entry.write(&self.state)?;
+        let node = luks::open(loop_device, &name, key_file, self.options.journal == Journal::Replay)?;
+        let disk = Volume::open(&node, &VolumeOptions::default())?.whole();
+        Ok((node, disk))
+    }
+}
+
+/// What is not seen of a journal that was left alone.
+fn unreplayed(dirty: Option<bool>) -> Option<String> {
+    let words = match dirty {
+        Some(false) => return None,
+        Some(true) => {
+            "the file system's journal was not played back: the last writes before the volume stopped do not show"
+        }
+        None => {
+            "the file system's log, if it holds anything, was not played back: the last writes before the volume stopped \
+                 may not show"
+        }
+    };
+    Some(format!("{words}. To see them, on a throw-away copy: --journal replay"))
+}
+
+/// The directory that `--overlay` means.
+fn overlay_dir(named: Option<&Path>) -> Result<PathBuf> {
+    let default = || env::var_os("TMPDIR").map_or_else(|| PathBuf::from(DEFAULT_OVERLAY_DIR), PathBuf::from);
+    let path = named.map_or_else(default, Path::to_path_buf);
+    let parent = || path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = if path.is_dir() { &path } else { parent() };
+    dir.canonicalize().map_err(|e| {
+        Error::usage("cannot find the directory for the throw-away copy")
+            .with_path(dir)
+            .caused_by(e)
+            .with_hint("name one with --overlay")
+    })
+}
+
+fn read_ahead(image: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    if let Ok(meta) = std::fs::metadata(image) {
+        set_read_ahead(DeviceNumber::from_raw(meta.dev()), READ_AHEAD_KIB);
+    }
+}
