@@ -53,6 +53,8 @@ pub enum Command {
     Merge(commands::merge::Args),
     /// Show what a replica directory holds: its layers as a tree, its flags, and everything that is wrong or doubtful
     Inspect(commands::inspect::Args),
+    /// Draw which layer serves what: a strip in the terminal, a picture, or a page
+    Map(commands::map::Args),
     /// Find the replicas of every volume, rank them, and say why
     Scan(commands::scan::Args),
     /// Verify a replica: against the checksums that the engine recorded, an image, another replica, or earlier digests
@@ -110,6 +112,7 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
     match command {
         Command::Merge(args) => commands::merge::run(args, ui),
         Command::Inspect(args) => commands::inspect::run(&args, ui),
+        Command::Map(args) => commands::map::run(&args, ui),
         Command::Scan(args) => commands::scan::run(&args, ui),
         Command::Verify(args) => commands::verify::run(&args, ui),
         Command::Preserve(args) => commands::preserve::run(&args, ui),

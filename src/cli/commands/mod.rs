@@ -4,6 +4,7 @@ pub mod completions;
 pub mod inject;
 pub mod inspect;
 pub mod man;
+pub mod map;
 pub mod merge;
 pub mod preserve;
 pub mod scan;
