@@ -58,7 +58,13 @@ impl Browser {
         }
         let child = Command::new("sh")
             .args(["-c", "exec \"$@\" 3<\"$HOME/in\" 4>\"$HOME/out\"", "sh", program])
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--no-first-run",
+            ])
             .args(["--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND"])
             .arg("--remote-debugging-pipe")
             .arg(format!("--user-data-dir={}", home.path().join("profile").display()))

@@ -28,6 +28,9 @@ const LAYERS_SHOWN: usize = 40;
 /// How many ranges of a finding are shown.
 const RANGES_SHOWN: usize = 8;
 
+/// How far down the points of a line are drawn, by their lanes, in pixels.
+const LANES: [u32; 4] = [27, 9, 43, 58];
+
 /// The page, which says that it was made at `made_at`.
 pub fn html(report: &MapReport, made_at: Timestamp) -> String {
     let page = Page { report, serving: report.serving() };
@@ -175,7 +178,7 @@ impl Page<'_> {
             human::bytes(volume)
         );
         html.push_str(
-            "<span>oldest <i class=\"age\" style=\"background:var(--ramp)\"></i> newest layer</span>\
+            "<span>the fuller the higher</span><span>oldest <i class=\"age\" style=\"background:var(--ramp)\"></i> newest layer</span>\
              <span><i class=\"swatch\"></i> served by no layer: zeros</span>",
         );
         if report.has_unwritten() {
@@ -274,7 +277,7 @@ impl Page<'_> {
             let style = colour.map(|c| format!(";color:var(--c{c})")).unwrap_or_default();
             let key = colour.map(|c| format!(" data-c=\"{c}\"")).unwrap_or_default();
             let title = escaped(&format!("{}, {}", cut(&layer.name, 60), layer.created));
-            let (left, top) = (point.permille, 34 - 18 * point.lane.min(1) + 40 * (point.lane / 2));
+            let (left, top) = (point.permille, LANES[point.lane]);
             let _ = write!(
                 html,
                 "<b class=\"{}\" style=\"left:{}.{}%;top:{top}px{style}\"{key} title=\"{title}\"></b>",
@@ -397,12 +400,13 @@ fn later(layer: &LayerReport, below: &LayerReport) -> Option<String> {
     let seconds = u64::try_from(seconds).ok()?;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     let text = match (days, hours, minutes) {
+        (0, 0, 0) if seconds == 0 => return None,
         (0, 0, 0) => format!("{seconds} s"),
         (0, 0, _) => format!("{minutes} min"),
         (0, ..) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
     };
-    Some(format!(" · {text} after the one below"))
+    Some(format!(" · {text} later"))
 }
 
 fn finding(html: &mut String, found: &FindingReport) {

@@ -1,11 +1,17 @@
-//! A cell of the picture: bands of colour, as high as what they stand for is large, the oldest layer at the bottom.
+//! A cell of the picture: bands of colour that share its height as they share its data, the oldest layer at the bottom.
+//!
+//! The fuller a cell, the higher it is painted, but never less than [`LOWEST`]: to scale, the few sectors that are written of
+//! most cells could not be seen.
 
 use crate::report::map::CellReport;
 
 /// How many bands a cell has at most: more could not be told apart.
 const MOST_BANDS: usize = 6;
 
-/// How high a band is at least, in hundredths of the cell: what is there at all is seen.
+/// How high a cell is painted that has anything in it, in hundredths.
+const LOWEST: u64 = 40;
+
+/// How high a band is at least, in hundredths of the cell.
 const LEAST: u64 = 14;
 
 /// What a band is painted with.
@@ -17,8 +23,8 @@ pub enum Paint {
     Unwritten,
 }
 
-/// The bands of a cell, from the bottom up: what with, and how high in hundredths of the cell. What is left above them is
-/// the hole.
+/// The bands of a cell, from the bottom up: what with, and how high in hundredths of the cell. What is left above them
+/// stands for the hole.
 pub fn stack(cell: &CellReport) -> Vec<(Paint, u64)> {
     let data = cell.layers.iter().rev().filter(|share| share.data_bytes > 0);
     let mut bands: Vec<_> = data.map(|share| (Paint::Layer(share.layer), share.data_bytes)).collect();
@@ -26,15 +32,21 @@ pub fn stack(cell: &CellReport) -> Vec<(Paint, u64)> {
     bands.extend((unwritten > 0).then_some((Paint::Unwritten, unwritten)));
     drop_smallest(&mut bands);
     let Some(largest) = (0..bands.len()).max_by_key(|&i| bands[i].1) else { return bands };
+    let served = cell.len_bytes() - cell.hole_bytes;
+    let total = LOWEST + part(100 - LOWEST, served, cell.len_bytes());
     for (_, bytes) in &mut bands {
-        let hundredths = u128::from(*bytes) * 100 / u128::from(cell.len_bytes().max(1));
-        *bytes = u64::try_from(hundredths).unwrap_or(100).max(LEAST);
+        *bytes = part(total, *bytes, served).max(LEAST);
     }
     // The largest band makes up for what the small ones have too much, and for what rounding has left.
     let others: u64 = (0..bands.len()).filter(|&i| i != largest).map(|i| bands[i].1).sum();
-    let room = 100u64.saturating_sub(others);
-    bands[largest].1 = if cell.hole_bytes == 0 { room } else { bands[largest].1.min(room) };
+    bands[largest].1 = total.saturating_sub(others).max(LEAST);
     bands
+}
+
+/// The part of `height` that `bytes` of `all` take, rounded down.
+fn part(height: u64, bytes: u64, all: u64) -> u64 {
+    let part = u128::from(height) * u128::from(bytes) / u128::from(all.max(1));
+    u64::try_from(part).unwrap_or(height)
 }
 
 /// Leaves the largest bands, in their order; what the others have goes to the largest.
@@ -71,12 +83,12 @@ mod tests {
     #[test]
     fn the_oldest_is_at_the_bottom_and_a_little_is_seen() {
         assert_eq!(stack(&cell(1000, &[], 0)), []);
-        assert_eq!(stack(&cell(1000, &[1], 0)), [(Paint::Layer(0), LEAST)]);
+        assert_eq!(stack(&cell(1000, &[1], 0)), [(Paint::Layer(0), LOWEST)]);
         assert_eq!(
             stack(&cell(1000, &[1, 999], 0)),
             [(Paint::Layer(1), 100 - LEAST), (Paint::Layer(0), LEAST)]
         );
-        assert_eq!(stack(&cell(300, &[100], 100)), [(Paint::Layer(0), 33), (Paint::Unwritten, 33)]);
+        assert_eq!(stack(&cell(400, &[100], 100)), [(Paint::Layer(0), 35), (Paint::Unwritten, 35)]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::report::map::{CellReport, MapReport, cell_lines, percent};
 const WIDTH: usize = 1000;
 const MARGIN: usize = 32;
 /// Where the cells begin: left of them is how far into the volume a row is.
-const GRID_LEFT: usize = 104;
+const GRID_LEFT: usize = 136;
 const GRID_TOP: usize = 112;
 const COLUMNS: usize = 64;
 /// From one cell to the next; one unit of it is the gap.

@@ -52,6 +52,9 @@ pub fn text(report: &MapReport, style: Style) -> String {
     if let Some(ranking) = &report.ranking {
         text.push_str(&ranking_text(ranking));
     }
+    if !report.replica.findings.is_empty() {
+        text.push('\n');
+    }
     for found in &report.replica.findings {
         text.push_str(&finding::text(found));
     }

@@ -25,7 +25,7 @@ pub struct Point {
     /// How far from the first to the last, in thousandths.
     pub permille: i64,
     /// On the line (0), raised above another point (1), or below, beside the chain (2, 3).
-    pub lane: u32,
+    pub lane: usize,
 }
 
 /// The line; `None` when fewer than two layers have a time.
@@ -40,7 +40,7 @@ pub fn timeline(report: &MapReport) -> Option<Timeline> {
     }
     let span = last.as_second().saturating_sub(first.as_second());
     // On the chain, and beside it: where the last point is, and on which lane.
-    let mut before = [(-CLOSE, 1u32); 2];
+    let mut before = [(-CLOSE, 1); 2];
     let mut points = Vec::new();
     for (number, (at, layer, live)) in (0i64..).zip(&layers) {
         let since = at.as_second().saturating_sub(first.as_second());
