@@ -11,9 +11,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
+use common::chain::{Chain, Mark};
 use common::cli::{Lhrecover, lhrecover};
 use common::loopdev;
-use common::{Fixture, fixture, text};
+use common::{Fixture, fixture, scratch_has_fiemap, text};
 use lhrecover::cli::Cli;
 use lhrecover::error::ErrorKind;
 use lhrecover::model::finding::{Code, Finding};
@@ -78,10 +79,13 @@ impl Keys {
 
 /// Fails unless `values` have just the keys that `section` documents. Findings have a section of their own.
 fn compare(section: &str, values: &[Value]) {
+    compare_with(section, &documented(section), values);
+}
+
+fn compare_with(section: &str, documented: &BTreeSet<String>, values: &[Value]) {
     let seen = Keys::of(values);
-    let documented = documented(section);
     let seen_here: BTreeSet<_> = seen.all.iter().filter(|key| !key.contains("findings[]")).cloned().collect();
-    let missing: Vec<_> = seen_here.difference(&documented).collect();
+    let missing: Vec<_> = seen_here.difference(documented).collect();
     assert!(missing.is_empty(), "docs/JSON.md, {section}: not documented: {missing:?}");
     let below_hollow = |key: &str| {
         seen.hollow
@@ -182,6 +186,23 @@ fn verify_prints_what_json_md_says() {
     values.push(json(&[&verify[..], &["--checksums-check", &sums]].concat()));
     compare("verify", &values);
     compare("recorded digests", &[serde_json::from_slice(&fs::read(sums).unwrap()).unwrap()]);
+}
+
+#[test]
+fn map_prints_what_json_md_says() {
+    let fixture = fixture("19-three-nodes");
+    let (replica, _) = fixture.replica();
+    let json = |args: &[&str]| lhrecover(&[&["map", "--json"], args].concat()).json();
+    let scan = fixture.dir.path().join("scan.json");
+    fs::write(&scan, &lhrecover(&["scan", "--json", text(&replica)]).stdout).unwrap();
+    let volume = Chain::of(1 << 20, &[&[(0, 8, Mark::Data)], &[(4, 2, Mark::Preallocated)]]);
+    let marked = volume.write_to(&fixture.dir.path().join("marked"));
+    // It prints what inspect does, and more.
+    let mut documented_here = documented("map");
+    documented_here.extend(documented("inspect"));
+    let mut values = vec![json(&[text(&replica), "--ranking", text(&scan)])];
+    values.extend(scratch_has_fiemap().then(|| json(&[text(&marked)])));
+    compare_with("map", &documented_here, &values);
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub enum Command {
     Merge(commands::merge::Args),
     /// Show what a replica directory holds: its layers as a tree, its flags, and everything that is wrong or doubtful
     Inspect(commands::inspect::Args),
+    /// Draw which layer serves what: a strip in the terminal, a picture, or a page
+    Map(commands::map::Args),
     /// Find the replicas of every volume, rank them, and say why
     Scan(commands::scan::Args),
     /// Verify a replica: against the checksums that the engine recorded, an image, another replica, or earlier digests
@@ -60,8 +62,6 @@ pub enum Command {
     /// Copy a replica directory, or put it into an archive, such that holes and written zeros stay what they are; check
     /// such a copy
     Preserve(commands::preserve::Args),
-    /// Write the data back into a block device, such as a fresh Longhorn volume's
-    Inject(Box<commands::inject::Args>),
     /// Serve the volume over NBD, with every snapshot as an export of its own, until interrupted
     Serve(commands::serve::Args),
     /// Mount a volume's file system, or its image, without copying anything
@@ -71,6 +71,8 @@ pub enum Command {
     /// The process behind `mount`
     #[command(hide = true)]
     ImageServer(commands::image_server::Args),
+    /// Write the data back into a block device, such as a fresh Longhorn volume's
+    Inject(Box<commands::inject::Args>),
     /// Print shell completions
     Completions(commands::completions::Args),
     /// Print the manual page, or write one page per command
@@ -117,14 +119,15 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
     match command {
         Command::Merge(args) => commands::merge::run(args, ui),
         Command::Inspect(args) => commands::inspect::run(&args, ui),
+        Command::Map(args) => commands::map::run(&args, ui),
         Command::Scan(args) => commands::scan::run(&args, ui),
         Command::Verify(args) => commands::verify::run(&args, ui),
         Command::Preserve(args) => commands::preserve::run(&args, ui),
-        Command::Inject(args) => commands::inject::run(&args, ui),
         Command::Serve(args) => commands::serve::run(&args, ui),
         Command::Mount(args) => commands::mount::run(&args, ui),
         Command::Umount(args) => commands::umount::run(&args, ui),
         Command::ImageServer(args) => commands::image_server::run(&args),
+        Command::Inject(args) => commands::inject::run(&args, ui),
         Command::Completions(args) => commands::completions::run(&args, ui),
         Command::Man(args) => commands::man::run(&args, ui),
     }

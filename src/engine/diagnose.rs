@@ -7,6 +7,7 @@ use crate::engine::judge;
 use crate::engine::sweep::{self, Survey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Run;
+use crate::format::names::{self, DiskKind};
 use crate::model::chain::Chain;
 use crate::model::finding::{Code, Finding, Severity};
 use crate::model::overlay::{Tally, Unwritten};
@@ -20,8 +21,10 @@ const MAX_TALLIED: usize = 1000;
 
 /// What was found out about a replica.
 pub struct Diagnosis {
-    /// The head looked at: the one that `volume.meta` names, else the likely one.
+    /// The head: the one that `volume.meta` names, else the likely one.
     pub head: Option<String>,
+    /// The top layer of the state looked at: the head, unless a snapshot was asked for.
+    pub top: Option<String>,
     /// Its chain, top first, as far as it can be followed.
     pub chain: Chain,
     /// The open layers, if they can be opened.
@@ -36,11 +39,11 @@ pub struct Diagnosis {
     pub findings: Vec<Finding>,
 }
 
-/// Looks at a replica's head. Guards do not apply: looking harms nobody. Of `options`, the head, the size and the
-/// backing image are used.
+/// Looks at a state of a replica. Guards do not apply: looking harms nobody. Of `options`, the state, the head, the size
+/// and the backing image are used.
 ///
 /// # Errors
-/// Only when the run is cancelled.
+/// `Usage` when no snapshot is there of the name asked for; interrupted when the run is cancelled.
 pub fn diagnose(
     replica: &ReplicaDir,
     options: &SourceOptions,
@@ -54,20 +57,25 @@ pub fn diagnose(
         Some(meta) => Some(meta.head.clone()),
         None => likely.as_ref().map(|likely| likely.head.clone()),
     });
-    let chain = head.as_deref().map(|head| replica.chain_from(head)).unwrap_or_default();
-    let mut findings = doctor::examine(inventory, Subject { head: head.as_deref(), chain: &chain });
+    let at = options.at.as_deref().map(|at| replica.find_layer(at)).transpose()?;
+    let top = at.or(head.as_deref());
+    let chain = top.map(|top| replica.chain_from(top)).unwrap_or_default();
+    let of_snapshot = at.is_some_and(|at| names::disk_kind(at) != DiskKind::Head);
+    let subject = Subject { head: top.filter(|_| !of_snapshot), chain: &chain };
+    let mut findings = doctor::examine(inventory, subject);
     findings.extend(Live::look(inventory).findings());
 
     let by_guess = told.is_none();
     let options = SourceOptions {
-        at: None,
-        head: options.head.clone().or_else(|| head.clone().filter(|_| by_guess)),
+        at: at.map(str::to_owned),
+        head: options.head.clone().or_else(|| head.clone().filter(|_| by_guess && at.is_none())),
         size_bytes: options.size_bytes.or_else(|| head::propose_size(inventory).filter(|_| by_guess)),
         backing_file: options.backing_file.clone(),
         allow_rebuilding: true,
         allow_live: true,
     };
     let mut diagnosis = Diagnosis {
+        top: top.map(str::to_owned),
         head,
         chain,
         source: None,
@@ -99,10 +107,8 @@ fn no_backing(error: &Error) -> Finding {
 
 impl Diagnosis {
     fn look_inside(&mut self, source: Source, unwritten: Unwritten, run: &Run<'_>) -> Result<()> {
-        let opening = source
-            .findings
-            .iter()
-            .filter(|finding| matches!(finding.code, Code::BackingUnrecorded | Code::BackingLarger));
+        let on_opening = [Code::BackingUnrecorded, Code::BackingLarger, Code::RemovedView];
+        let opening = source.findings.iter().filter(|finding| on_opening.contains(&finding.code));
         self.findings.extend(opening.cloned());
         match sweep::survey(&source.layers, source.volume_bytes, unwritten, run) {
             Ok(survey) => {

@@ -19,6 +19,7 @@ pub mod delta;
 pub mod diagnose;
 pub mod differences;
 pub mod digest;
+pub mod heat;
 pub mod judge;
 pub mod keeps;
 pub mod layer_digest;

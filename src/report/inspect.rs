@@ -67,8 +67,10 @@ pub struct VolumeReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Place {
-    /// On the chain of the head.
+    /// On the chain of the state looked at, which is the head's unless a snapshot was asked for.
     Live,
+    /// On the chain of the head, above the snapshot that was asked for.
+    Above,
     /// A snapshot beside the live chain.
     Branch,
     /// Neither: another head, or half a layer.
@@ -108,7 +110,7 @@ pub struct LayerReport {
     pub data_bytes: Option<u64>,
     /// Bytes in unwritten extents.
     pub unwritten_bytes: Option<u64>,
-    /// Bytes of the volume, at the head, that come from this layer.
+    /// Bytes of the volume, in the state looked at, that come from this layer.
     pub served_bytes: Option<u64>,
 }
 
@@ -153,9 +155,15 @@ fn layers(replica: &ReplicaDir, diagnosis: &Diagnosis) -> Vec<LayerReport> {
         .map(|disk| layer(replica, diagnosis, disk, Place::Live))
         .collect();
     layers.extend(backing(diagnosis));
+    let of_head = diagnosis.head.as_deref().map(|head| replica.chain_from(head)).unwrap_or_default();
     for disk in disks.values().filter(|disk| !diagnosis.chain.contains(&disk.name)) {
         let whole = disk.image.is_some() && matches!(disk.meta, Doc::Good(_));
-        let place = if whole && disk.kind != DiskKind::Head { Place::Branch } else { Place::Leftover };
+        let place = match disk.kind {
+            _ if of_head.contains(&disk.name) => Place::Above,
+            DiskKind::Head => Place::Leftover,
+            _ if whole => Place::Branch,
+            _ => Place::Leftover,
+        };
         layers.push(layer(replica, diagnosis, disk, place));
     }
     layers
@@ -239,7 +247,7 @@ impl LayerReport {
     }
 
     /// What is special about it, in a few words.
-    fn marks(&self) -> String {
+    pub(super) fn marks(&self) -> Vec<String> {
         let mut marks = Vec::new();
         if self.kind == "head" && self.place == Place::Leftover {
             marks.push("another head".to_owned());
@@ -261,7 +269,7 @@ impl LayerReport {
             marks.push("linked".to_owned());
         }
         marks.extend(self.labels.iter().map(|(key, value)| format!("{key}={value}")));
-        marks.join(", ")
+        marks
     }
 }
 
@@ -347,7 +355,7 @@ fn table(report: &InspectReport) -> String {
                     number(layer.allocated_bytes),
                     layer.extents.map_or_else(|| "-".to_owned(), |extents| extents.to_string()),
                     number(layer.served_bytes),
-                    printable(&layer.marks()),
+                    printable(&layer.marks().join(", ")),
                 )
             }
         };

@@ -8,6 +8,7 @@ pub mod human;
 pub mod inject;
 pub mod inspect;
 pub mod json;
+pub mod map;
 pub mod merge;
 pub mod mount;
 pub mod preserve;

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test file uses its own part of this.
 #![allow(clippy::expect_used, clippy::unwrap_used)] // A test helper that fails, fails its test.
 
+pub mod browser;
 pub mod chain;
 pub mod chains;
 pub mod cli;

@@ -5,6 +5,7 @@ pub mod image_server;
 pub mod inject;
 pub mod inspect;
 pub mod man;
+pub mod map;
 pub mod merge;
 pub mod mount;
 pub mod preserve;

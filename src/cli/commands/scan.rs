@@ -10,7 +10,7 @@ use crate::engine::pipeline;
 use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::model::finding::Severity;
-use crate::model::standing::{Confidence, rank};
+use crate::model::standing::Confidence;
 use crate::node::Target;
 use crate::replica::discover::DEFAULT_DATA_PATH;
 use crate::report::scan as report;
@@ -72,11 +72,7 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
 }
 
 fn show(args: &Args, collected: &Collected, ui: &Ui) -> Result<Outcome> {
-    let mut rankings = rank(&collected.replicas, &collected.clocks());
-    if collected.is_incomplete() {
-        let why = "not everything could be looked at";
-        rankings.iter_mut().for_each(|ranking| ranking.doubt(Confidence::Likely, why));
-    }
+    let rankings = collected.rank();
     let report = report::build(collected, &rankings);
     if args.best {
         let best = report::best(&report);

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::model::evidence::{Clock, Evidence};
 use crate::model::finding::{Code, Finding};
+use crate::model::standing::{Confidence, Ranking, rank};
 use crate::workflow::scan::{Scanned, is_wanted};
 
 /// The version of the JSON that `scan --json` prints, and that is taken in.
@@ -214,6 +215,16 @@ impl Collected {
                 .advise("where the ranking rests on times, look into the replicas before you take one"),
             );
         }
+    }
+
+    /// The ranking of every volume's replicas, no surer than it can be when not everything was looked at.
+    pub fn rank(&self) -> Vec<Ranking<'_>> {
+        let mut rankings = rank(&self.replicas, &self.clocks());
+        if self.is_incomplete() {
+            let why = "not everything could be looked at";
+            rankings.iter_mut().for_each(|ranking| ranking.doubt(Confidence::Likely, why));
+        }
+        rankings
     }
 
     /// Whether something could not be looked at: the best replica may be there.
