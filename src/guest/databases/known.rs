@@ -158,7 +158,7 @@ const ENDINGS: &[&str] = &[".db", ".db3", ".sqlite", ".sqlite3", ".rdb", ".mdb",
 pub fn may_be_store(entry: &Entry) -> bool {
     let name = entry.name.as_bytes();
     let ending_fits = || ENDINGS.iter().any(|ending| name.ends_with(ending.as_bytes()));
-    entry.size_bytes > 0 && (entry.size_bytes % 512 == 0 || ending_fits())
+    entry.size_bytes > 0 && (entry.size_bytes.is_multiple_of(512) || ending_fits())
 }
 
 fn nothing(_: &dyn Files, _: &Path, _: &[Option<OsString>]) -> Described {

@@ -52,7 +52,7 @@ pub fn shade(place: usize, count: usize, ground: Ground) -> Rgb {
     let (from, to) = ground.ramp();
     let steps = count.saturating_sub(1);
     // A single layer is the newest one.
-    let at = if steps == 0 { to } else { from + (to - from) * place.min(steps) / steps };
+    let at = ((to - from) * place.min(steps)).checked_div(steps).map_or(to, |above| from + above);
     let scaled = at * (RAMP.len() - 1);
     let (index, part) = (scaled / 1000, scaled % 1000);
     let (low, high) = (RAMP[index], RAMP[(index + 1).min(RAMP.len() - 1)]);
