@@ -14,6 +14,7 @@ use clap::CommandFactory;
 use common::chain::{Chain, Mark};
 use common::cli::{Lhrecover, lhrecover};
 use common::loopdev;
+use common::mounts::Mounts;
 use common::{Fixture, fixture, scratch_has_fiemap, text};
 use lhrecover::cli::Cli;
 use lhrecover::error::ErrorKind;
@@ -241,6 +242,22 @@ fn inject_prints_what_json_md_says() {
     let dry = lhrecover(&[&args[..], &["--dry-run"]].concat()).exits(0).json();
     assert!(dry["estimated_seconds"].is_f64());
     compare("inject", &[dry, lhrecover(&args).exits(0).json()]);
+}
+
+#[test]
+fn mount_and_umount_print_what_json_md_says() {
+    let Some(mounts) = Mounts::new("mount_and_umount_print_what_json_md_says") else { return };
+    let fixture = fixture("16-ext4-sqlite");
+    let (replica, _) = fixture.replica();
+    let mut seen = [const { Vec::new() }; 3];
+    for options in [&["--json"][..], &["--json", "--image-only"]] {
+        seen[0].push(mounts.mount(&replica, options).exits(0).json());
+        seen[1].push(mounts.program(&["umount", "--list", "--json"]).run().exits(0).json());
+        seen[2].push(mounts.program(&["umount", text(&mounts.point), "--json"]).run().exits(0).json());
+    }
+    for (section, values) in ["mount", "umount list", "umount"].into_iter().zip(seen) {
+        compare(section, &values);
+    }
 }
 
 #[test]

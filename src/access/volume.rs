@@ -38,7 +38,7 @@ pub struct Volume {
     pub path: PathBuf,
     /// Damage and doubt.
     pub findings: Vec<Finding>,
-    /// What its files take on the disk, in bytes: at least as much as it has data.
+    /// What its files take on the disk, in bytes: about as much as it has data.
     pub allocated_bytes: u64,
 }
 

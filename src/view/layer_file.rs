@@ -84,6 +84,11 @@ impl LayerImage for LayerFile {
     }
 
     fn extents_within(&self, range: ByteRange) -> Result<Box<dyn ExtentSource + '_>> {
+        // What was cut off since would look like a hole.
+        let now = self.file.metadata().map_err(|e| self.map_error(range.start_bytes, e))?.len();
+        if now < self.size_bytes {
+            return Err(self.became_shorter(now.max(range.start_bytes)));
+        }
         let map = match self.method {
             ExtentMethod::Seek => Map::Seek(&self.file),
             ExtentMethod::Fiemap => Map::Fiemap(Fiemap::until(&self.file, range.end_bytes)),
@@ -102,12 +107,7 @@ impl LayerImage for LayerFile {
             let present = usize::try_from(self.size_bytes - at).unwrap_or(usize::MAX);
             let want = present.min(buf.len() - done);
             match self.file.read_at(&mut buf[done..done + want], at) {
-                Ok(0) => {
-                    return Err(Error::source("the layer became shorter while it was read")
-                        .in_layer(&self.name)
-                        .at_offset(at)
-                        .with_hint("something still writes to this replica: stop it, and start again"));
-                }
+                Ok(0) => return Err(self.became_shorter(at)),
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
@@ -136,6 +136,13 @@ impl LayerImage for LayerFile {
 }
 
 impl LayerFile {
+    fn became_shorter(&self, offset_bytes: u64) -> Error {
+        Error::source("the layer became shorter while it was read")
+            .in_layer(&self.name)
+            .at_offset(offset_bytes)
+            .with_hint("something still writes to this replica: stop it, and start again")
+    }
+
     fn map_error(&self, offset_bytes: u64, cause: io::Error) -> Error {
         Error::source("cannot read the layer's extent map")
             .in_layer(&self.name)
@@ -191,6 +198,7 @@ mod tests {
             e.to_string(),
             "the layer became shorter while it was read: layer volume-snap-a.img, offset 4096"
         );
+        assert!(layer.extents_within(ByteRange::new(0, 4096)).is_err());
     }
 
     #[test]

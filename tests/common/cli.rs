@@ -58,6 +58,12 @@ impl Lhrecover {
         self
     }
 
+    /// With this variable in its environment.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.0.env(name, value);
+        self
+    }
+
     /// With its standard output going there; [`Ran::stdout`] is then empty.
     pub fn stdout(mut self, to: impl Into<Stdio>) -> Self {
         self.0.stdout(to);

@@ -12,6 +12,7 @@ pub mod filesystems;
 pub mod fingerprint;
 pub mod golden;
 pub mod loopdev;
+pub mod mounts;
 pub mod nbd;
 pub mod sshd;
 pub mod strace;

@@ -19,6 +19,6 @@ pub struct Args {
 /// # Errors
 /// As [`serve::run`].
 pub fn run(args: &Args) -> Result<Outcome> {
-    serve::run(&args.entry, BufReader::new(io::stdin()), &mut io::stdout())?;
-    Ok(Outcome::Clean)
+    let went_well = serve::run(&args.entry, BufReader::new(io::stdin()), &mut io::stdout())?;
+    Ok(if went_well { Outcome::Clean } else { Outcome::Findings })
 }

@@ -62,6 +62,11 @@ pub(super) fn look_inside(
     if options.image_only {
         return options.partition.map(|number| inside::partition(volume.whole(), number)).transpose();
     }
+    if !geteuid().is_root() {
+        return Err(Error::usage("mounting a file system takes root").with_hint(
+            "try again with sudo; without root: lhrecover ls, cat and extract, or --image-only for the image alone",
+        ));
+    }
     let inside = inside::look(volume.whole(), options.partition)?;
     match inside.guest {
         Some(Guest { kind: GuestKind::Luks, .. }) if options.key_file.is_none() => {
@@ -71,11 +76,6 @@ pub(super) fn look_inside(
         guest => {
             file_system(guest, &*inside.disk, None)?;
         }
-    }
-    if !geteuid().is_root() {
-        return Err(Error::usage("mounting a file system takes root").with_hint(
-            "try again with sudo; without root: lhrecover ls, cat and extract, or --image-only for the image alone",
-        ));
     }
     Ok(Some(inside))
 }

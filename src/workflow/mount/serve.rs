@@ -41,11 +41,12 @@ enum Notice {
     Up,
 }
 
-/// Serves what the first line of `orders` asks for, and answers on `answers`.
+/// Serves what the first line of `orders` asks for, and answers on `answers`. Whether all went well: why it did not was told to
+/// whoever ordered, or is in the log.
 ///
 /// # Errors
-/// When it cannot serve, or the source was changed meanwhile.
-pub fn run(dir: &Path, orders: impl BufRead + Send + 'static, answers: &mut impl Write) -> Result<()> {
+/// When there is no log.
+pub fn run(dir: &Path, orders: impl BufRead + Send + 'static, answers: &mut impl Write) -> Result<bool> {
     cut_loose(SOURCE_NAME)
         .map_err(|e| Error::usage("cannot leave the process that started this one").caused_by(e))?;
     let log = Arc::new(Log::open(&Entry::at(dir))?);
@@ -62,16 +63,18 @@ pub fn run(dir: &Path, orders: impl BufRead + Send + 'static, answers: &mut impl
         Ok(served) => served,
         Err(e) => {
             answer(Some(&e));
-            return Err(e);
+            return Ok(false);
         }
     };
     answer(None);
     watch(dir, &image, orders, notices, &log);
-    let checked = volume.recheck();
-    if let Err(e) = &checked {
-        log.trouble(e);
+    match volume.recheck() {
+        Ok(()) => Ok(true),
+        Err(e) => {
+            log.trouble(&e);
+            Ok(false)
+        }
     }
-    checked
 }
 
 fn read_order(orders: &mut impl BufRead) -> Result<Order> {
