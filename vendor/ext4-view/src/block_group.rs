@@ -6,15 +6,14 @@
 // option. This file may not be copied, modified, or distributed
 // except according to those terms.
 
-use crate::Ext4Read;
+use crate::Ext4;
 use crate::block_index::FsBlockIndex;
 use crate::checksum::Checksum;
 use crate::error::{CorruptKind, Ext4Error};
 use crate::features::{IncompatibleFeatures, ReadOnlyCompatibleFeatures};
 use crate::superblock::Superblock;
-use crate::util::{read_u16le, read_u32le, u64_from_hilo, usize_from_u32};
+use crate::util::{read_u16le, read_u32le, u64_from_hilo};
 use alloc::vec;
-use alloc::vec::Vec;
 
 pub(crate) type BlockGroupIndex = u32;
 
@@ -52,92 +51,161 @@ impl BlockGroupDescriptor {
         }
     }
 
-    /// Map from a block group descriptor index to the absolute byte
-    /// within the file where the descriptor starts.
-    fn get_start_byte(
+    /// Map from a block group descriptor index to the block that it is
+    /// in, and the byte within that block where it starts.
+    ///
+    /// See `descriptor_loc` in the kernel.
+    fn location(
         sb: &Superblock,
         bgd_index: BlockGroupIndex,
-    ) -> Option<u64> {
-        let bgd_start_block: u32 = if sb.block_size == 1024 { 2 } else { 1 };
+    ) -> Option<(FsBlockIndex, u32)> {
         let bgd_per_block = sb
             .block_size
             .to_u32()
             .checked_div(u32::from(sb.block_group_descriptor_size))?;
-        let block_index = bgd_start_block
-            .checked_add(bgd_index.checked_div(bgd_per_block)?)?;
+        let nth_block = bgd_index.checked_div(bgd_per_block)?;
         let offset_within_block = (bgd_index.checked_rem(bgd_per_block)?)
             .checked_mul(u32::from(sb.block_group_descriptor_size))?;
 
-        u64::from(block_index)
-            .checked_mul(sb.block_size.to_u64())?
-            .checked_add(u64::from(offset_within_block))
+        let has_meta_block_groups = sb
+            .incompatible_features
+            .contains(IncompatibleFeatures::META_BLOCK_GROUPS);
+        let block = if has_meta_block_groups
+            && nth_block >= sb.first_meta_block_group
+        {
+            // The block of descriptors is in the first of the groups
+            // that it describes, after the superblock if that group has
+            // one.
+            let group = nth_block.checked_mul(bgd_per_block)?;
+            let mut offset = u64::from(has_superblock(sb, group));
+            if sb.block_size == 1024
+                && nth_block == 0
+                && sb.first_data_block == 0
+            {
+                offset = offset.checked_add(1)?;
+            }
+            u64::from(group)
+                .checked_mul(u64::from(sb.blocks_per_group.get()))?
+                .checked_add(u64::from(sb.first_data_block))?
+                .checked_add(offset)?
+        } else {
+            let first: u64 = if sb.block_size == 1024 { 2 } else { 1 };
+            first.checked_add(u64::from(nth_block))?
+        };
+        Some((block, offset_within_block))
     }
 
     /// Read a block group descriptor.
-    fn read(
-        sb: &Superblock,
-        reader: &mut dyn Ext4Read,
+    ///
+    /// Descriptors are read when they are needed, as a large filesystem
+    /// has very many of them.
+    pub(crate) fn read(
+        fs: &Ext4,
         bgd_index: BlockGroupIndex,
     ) -> Result<Self, Ext4Error> {
+        let sb = &fs.0.superblock;
+
         // Allocate a byte vec to read the raw data into.
         let block_group_descriptor_size =
             usize::from(sb.block_group_descriptor_size);
         let mut data = vec![0; block_group_descriptor_size];
 
-        let start = Self::get_start_byte(sb, bgd_index)
+        let (block, offset) = Self::location(sb, bgd_index)
             .ok_or(CorruptKind::BlockGroupDescriptor(bgd_index))?;
-        reader.read(start, &mut data).map_err(Ext4Error::Io)?;
+        fs.read_from_block(block, offset, &mut data)?;
 
         let block_group_descriptor = Self::from_bytes(sb, &data);
 
-        let has_metadata_checksums = sb
-            .read_only_compatible_features
-            .contains(ReadOnlyCompatibleFeatures::METADATA_CHECKSUMS);
-
         // Verify the descriptor checksum.
-        if has_metadata_checksums {
-            let mut checksum = Checksum::with_seed(sb.checksum_seed);
-            checksum.update_u32_le(bgd_index);
-            // Up to the checksum field.
-            checksum.update(&data[..Self::BG_CHECKSUM_OFFSET]);
-            // Zero'd checksum field.
-            checksum.update_u16_le(0);
-            // Rest of the block group descriptor.
-            checksum.update(&data[Self::BG_CHECKSUM_OFFSET + 2..]);
-            // Truncate to the lower 16 bits.
-            let checksum = u16::try_from(checksum.finalize() & 0xffff).unwrap();
-
-            if checksum != block_group_descriptor.checksum {
-                return Err(CorruptKind::BlockGroupDescriptorChecksum(
-                    bgd_index,
-                )
-                .into());
-            }
+        let expected = if sb
+            .read_only_compatible_features
+            .contains(ReadOnlyCompatibleFeatures::METADATA_CHECKSUMS)
+        {
+            Some(Self::checksum(sb, bgd_index, &data))
         } else if sb
             .read_only_compatible_features
             .contains(ReadOnlyCompatibleFeatures::GROUP_DESCRIPTOR_CHECKSUMS)
         {
-            // TODO: prior to general checksum metadata being added,
-            // there was a separate feature just for block group
-            // descriptors. Add support for that here.
+            Some(Self::old_checksum(sb, bgd_index, &data))
+        } else {
+            None
+        };
+        if expected.is_some_and(|e| e != block_group_descriptor.checksum) {
+            return Err(
+                CorruptKind::BlockGroupDescriptorChecksum(bgd_index).into()
+            );
         }
 
         Ok(block_group_descriptor)
     }
 
-    /// Read all block group descriptors.
-    pub(crate) fn read_all(
+    /// Checksum of a descriptor if all metadata have checksums.
+    fn checksum(sb: &Superblock, index: BlockGroupIndex, data: &[u8]) -> u16 {
+        let mut checksum = Checksum::with_seed(sb.checksum_seed);
+        checksum.update_u32_le(index);
+        // Up to the checksum field.
+        checksum.update(&data[..Self::BG_CHECKSUM_OFFSET]);
+        // Zero'd checksum field.
+        checksum.update_u16_le(0);
+        // Rest of the block group descriptor.
+        checksum.update(&data[Self::BG_CHECKSUM_OFFSET + 2..]);
+        // Truncate to the lower 16 bits. OK to unwrap: just masked.
+        u16::try_from(checksum.finalize() & 0xffff).unwrap()
+    }
+
+    /// Checksum of a descriptor if only descriptors have checksums. This
+    /// feature is older than general metadata checksums, and is a CRC16.
+    fn old_checksum(
         sb: &Superblock,
-        reader: &mut dyn Ext4Read,
-    ) -> Result<Vec<Self>, Ext4Error> {
-        let mut block_group_descriptors =
-            Vec::with_capacity(usize_from_u32(sb.num_block_groups));
+        index: BlockGroupIndex,
+        data: &[u8],
+    ) -> u16 {
+        static CRC16: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_MODBUS);
 
-        for bgd_index in 0..sb.num_block_groups {
-            let bgd = Self::read(sb, reader, bgd_index)?;
-            block_group_descriptors.push(bgd);
-        }
+        let mut digest = CRC16.digest();
+        digest.update(sb.uuid.as_bytes());
+        digest.update(&index.to_le_bytes());
+        digest.update(&data[..Self::BG_CHECKSUM_OFFSET]);
+        // The checksum field is skipped, not zero'd.
+        digest.update(&data[Self::BG_CHECKSUM_OFFSET + 2..]);
+        digest.finalize()
+    }
+}
 
-        Ok(block_group_descriptors)
+/// Whether a block group starts with the superblock or a backup of it.
+///
+/// See `ext4_bg_has_super` in the kernel.
+fn has_superblock(sb: &Superblock, group: BlockGroupIndex) -> bool {
+    if group == 0 {
+        return true;
+    }
+    if let Some(groups) = sb.backup_block_groups {
+        return groups.contains(&group);
+    }
+    if group == 1
+        || !sb
+            .read_only_compatible_features
+            .contains(ReadOnlyCompatibleFeatures::SPARSE_SUPERBLOCKS)
+    {
+        return true;
+    }
+    [3, 5, 7].iter().any(|&base| is_power_of(group, base))
+}
+
+fn is_power_of(mut n: u32, base: u32) -> bool {
+    while n > 1 && n.checked_rem(base) == Some(0) {
+        n = n.checked_div(base).unwrap_or(0);
+    }
+    n == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_is_power_of() {
+        assert!([1, 3, 9, 27].iter().all(|&n| is_power_of(n, 3)));
+        assert!(![0, 2, 6, 12].iter().any(|&n| is_power_of(n, 3)));
     }
 }

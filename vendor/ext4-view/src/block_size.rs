@@ -14,13 +14,20 @@ use core::num::NonZero;
 /// File system block size.
 ///
 /// The block size is guaranteed to be a multiple of `1024` in the range
-/// `1024..=2_147_483_648`.
+/// `1024..=65_536`, as in the kernel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(transparent)]
 pub(crate) struct BlockSize(NonZero<u32>);
 
 impl BlockSize {
+    /// Maximum superblock value (64KiB). `EXT4_MAX_BLOCK_LOG_SIZE` in
+    /// the kernel, where it includes the 10 for the minimum of 1KiB.
+    const MAX_LOG: u32 = 6;
+
     pub(crate) fn from_superblock_value(log_block_size: u32) -> Option<Self> {
+        if log_block_size > Self::MAX_LOG {
+            return None;
+        }
         let exp = log_block_size.checked_add(10)?;
         let block_size = 2u32.checked_pow(exp)?;
         // OK to unwrap: the smallest value of `log_block_size` is 0, so
@@ -118,10 +125,10 @@ mod tests {
         assert_eq!(BlockSize::from_superblock_value(1).unwrap().0.get(), 2048);
         assert_eq!(BlockSize::from_superblock_value(2).unwrap().0.get(), 4096);
         assert_eq!(
-            BlockSize::from_superblock_value(21).unwrap().0.get(),
-            2_147_483_648
+            BlockSize::from_superblock_value(6).unwrap().0.get(),
+            65_536
         );
-        assert!(BlockSize::from_superblock_value(22).is_none());
+        assert!(BlockSize::from_superblock_value(7).is_none());
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use crate::Ext4;
 use crate::block_index::FsBlockIndex;
 use crate::checksum::Checksum;
+use crate::dir_entry::decode_rec_len;
 use crate::error::{CorruptKind, Ext4Error};
 use crate::inode::InodeIndex;
 use crate::util::{read_u16le, read_u32le};
@@ -128,7 +129,9 @@ impl DirBlock<'_> {
         // a `u32`, and we assume that `usize` is at least that large.
         let num_bytes = limit_offset
             .checked_add(usize::from(count).checked_mul(8).unwrap())
-            .unwrap();
+            .unwrap()
+            // A count that is too large does not match the checksum.
+            .min(tail_entry_offset);
 
         let mut checksum = self.checksum_base.clone();
         checksum.update(&block[..num_bytes]);
@@ -151,7 +154,10 @@ impl DirBlock<'_> {
 
         // Other internal nodes are identified by the first record
         // having a length equal to the whole block.
-        let first_rec_len = read_u16le(block, 4);
+        let first_rec_len = decode_rec_len(
+            read_u16le(block, 4),
+            self.fs.0.superblock.block_size,
+        );
         if first_rec_len == self.fs.0.superblock.block_size {
             DirBlockType::Internal
         } else {

@@ -7,14 +7,16 @@
 // except according to those terms.
 
 use crate::Ext4;
+use crate::block_size::BlockSize;
 use crate::error::{CorruptKind, Ext4Error};
+use crate::features::IncompatibleFeatures;
 use crate::file_type::FileType;
 use crate::format::{BytesDisplay, format_bytes_debug};
 use crate::inode::{Inode, InodeIndex};
 use crate::metadata::Metadata;
 use crate::path::{Path, PathBuf};
 use crate::util::{read_u16le, read_u32le};
-use alloc::rc::Rc;
+use alloc::sync::Arc;
 use core::error::Error;
 use core::fmt::{self, Debug, Display, Formatter};
 use core::hash::{Hash, Hasher};
@@ -212,12 +214,13 @@ pub struct DirEntry {
     /// Raw name of the entry.
     name: DirEntryNameBuf,
 
-    /// Path that `read_dir` was called with. This is shared via `Rc` so
+    /// Path that `read_dir` was called with. This is shared via `Arc` so
     /// that only one allocation is required.
-    path: Rc<PathBuf>,
+    path: Arc<PathBuf>,
 
-    /// Entry file type.
-    file_type: FileType,
+    /// Entry file type. `None` if it's only stored in the inode that the
+    /// entry points to.
+    file_type: Option<FileType>,
 }
 
 impl DirEntry {
@@ -238,7 +241,7 @@ impl DirEntry {
         fs: Ext4,
         bytes: &[u8],
         inode: InodeIndex,
-        path: Rc<PathBuf>,
+        path: Arc<PathBuf>,
     ) -> Result<(Option<Self>, NonZero<usize>), Ext4Error> {
         const NAME_OFFSET: usize = 8;
 
@@ -256,8 +259,8 @@ impl DirEntry {
         let points_to_inode = read_u32le(bytes, 0);
 
         // Get the full size of the entry.
-        let rec_len = read_u16le(bytes, 4);
-        let rec_len = usize::from(rec_len);
+        let rec_len =
+            decode_rec_len(read_u16le(bytes, 4), fs.0.superblock.block_size);
 
         // Check that the rec_len is somewhat reasonable. Too small a
         // value could indicate the wrong data is being read. And
@@ -287,22 +290,31 @@ impl DirEntry {
         // at most 255, so the result fits in a `u16`, which is the
         // minimum size of `usize`.
         let name_end: usize = NAME_OFFSET.checked_add(name_len_usize).unwrap();
+        if name_end > rec_len.get() {
+            return Err(
+                CorruptKind::DirEntryNameTooLarge(inode, name_len).into()
+            );
+        }
 
         // Get the entry's name.
         let name_slice = bytes
             .get(NAME_OFFSET..name_end)
             .ok_or(CorruptKind::DirEntryNameTooLarge(inode, name_len))?;
 
-        // Note: this value is only valid if `FILE_TYPE_IN_DIR_ENTRY` is
-        // in the incompatible features set. That requirement is checked
-        // when reading the superblock.
-        //
-        // This requirement could be relaxed in the future by passing in
-        // a filesystem reference and reading the pointed-to inode.
+        // This value is only valid if `FILE_TYPE_IN_DIR_ENTRY` is in the
+        // incompatible features set, and it can be zero (unknown).
         let file_type = bytes[7];
-        let file_type = FileType::from_dir_entry(file_type).map_err(|_| {
-            CorruptKind::DirEntryInvalidFileType(inode, file_type)
-        })?;
+        let has_file_type =
+            fs.0.superblock
+                .incompatible_features
+                .contains(IncompatibleFeatures::FILE_TYPE_IN_DIR_ENTRY);
+        let file_type = if has_file_type && file_type != 0 {
+            Some(FileType::from_dir_entry(file_type).map_err(|_| {
+                CorruptKind::DirEntryInvalidFileType(inode, file_type)
+            })?)
+        } else {
+            None
+        };
 
         let name = DirEntryNameBuf::try_from(name_slice)
             .map_err(|e| CorruptKind::DirEntryInvalidName(inode, e))?;
@@ -323,6 +335,12 @@ impl DirEntry {
         self.name.as_dir_entry_name()
     }
 
+    /// Get the index of the inode that the entry points to.
+    #[must_use]
+    pub fn inode_index(&self) -> InodeIndex {
+        self.inode
+    }
+
     /// Get the entry's path.
     ///
     /// This appends the entry's name to the path that `Ext4::read_dir`
@@ -334,11 +352,10 @@ impl DirEntry {
 
     /// Get the entry's file type.
     pub fn file_type(&self) -> Result<FileType, Ext4Error> {
-        // Currently this function cannot fail, but return a `Result` to
-        // preserve that option for the future (may be needed for
-        // filesystems without `FILE_TYPE_IN_DIR_ENTRY`). This also
-        // matches the `std::fs::DirEntry` API.
-        Ok(self.file_type)
+        match self.file_type {
+            Some(file_type) => Ok(file_type),
+            None => Ok(self.metadata()?.file_type()),
+        }
     }
 
     /// Get [`Metadata`] for the entry.
@@ -349,6 +366,20 @@ impl DirEntry {
         let inode = Inode::read(&self.fs, self.inode)?;
         Ok(inode.metadata)
     }
+}
+
+/// Get the length of an entry. With the largest block size, the length
+/// doesn't fit in 16 bits, so that some values have a special meaning.
+///
+/// See `ext4_rec_len_from_disk` in the kernel.
+pub(crate) fn decode_rec_len(raw: u16, block_size: BlockSize) -> usize {
+    if block_size != 65_536 {
+        return usize::from(raw);
+    }
+    if raw == u16::MAX || raw == 0 {
+        return block_size.to_usize();
+    }
+    usize::from(raw & 0xfffc) | (usize::from(raw & 3) << 16)
 }
 
 impl Debug for DirEntry {

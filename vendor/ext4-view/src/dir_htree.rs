@@ -12,13 +12,11 @@ use crate::dir_block::DirBlock;
 use crate::dir_entry::{DirEntry, DirEntryName};
 use crate::dir_entry_hash::HashAlg;
 use crate::error::{CorruptKind, Ext4Error};
-use crate::extent::Extent;
 use crate::inode::{Inode, InodeFlags, InodeIndex};
-use crate::iters::extents::Extents;
-use crate::iters::file_blocks::FileBlocks;
+use crate::iters::file_blocks::{FileBlocks, FileMap};
 use crate::path::PathBuf;
-use crate::util::{read_u16le, read_u32le, usize_from_u32};
-use alloc::rc::Rc;
+use crate::util::{read_u16le, read_u32le};
+use alloc::sync::Arc;
 use alloc::vec;
 
 type DirHash = u32;
@@ -230,7 +228,7 @@ fn read_dot_or_dotdot(
         fs,
         &block[offset..],
         inode.index,
-        Rc::new(PathBuf::empty()),
+        Arc::new(PathBuf::empty()),
     )?;
     let entry = entry.ok_or_else(corrupt)?;
     if entry.file_name() == name {
@@ -240,49 +238,24 @@ fn read_dot_or_dotdot(
     }
 }
 
-/// Find the extent within a file that includes the given child `block`.
-fn find_extent_for_block(
-    fs: &Ext4,
-    inode: &Inode,
-    block: FileBlockIndex,
-) -> Result<Extent, Ext4Error> {
-    for extent in Extents::new(fs.clone(), inode)? {
-        let extent = extent?;
-
-        let start = extent.block_within_file;
-        let end = start
-            .checked_add(u32::from(extent.num_blocks))
-            .ok_or(CorruptKind::DirEntry(inode.index))?;
-        if block >= start && block < end {
-            return Ok(extent);
-        }
-    }
-
-    Err(CorruptKind::DirEntry(inode.index).into())
-}
-
 /// Convert from a block offset within a file to an absolute block index.
 fn block_from_file_block(
     fs: &Ext4,
     inode: &Inode,
     relative_block: FileBlockIndex,
 ) -> Result<FsBlockIndex, Ext4Error> {
-    if inode.flags.contains(InodeFlags::EXTENTS) {
-        let extent = find_extent_for_block(fs, inode, relative_block)?;
-        let block_within_extent = relative_block
-            .checked_sub(extent.block_within_file)
-            .ok_or(CorruptKind::DirEntry(inode.index))?;
-        let absolute_block = extent
-            .start_block
-            .checked_add(u64::from(block_within_extent))
-            .ok_or(CorruptKind::DirEntry(inode.index))?;
-        Ok(absolute_block)
-    } else {
-        let mut block_map = FileBlocks::new(fs.clone(), inode)?;
-        block_map
-            .nth(usize_from_u32(relative_block))
-            .ok_or(CorruptKind::DirEntry(inode.index))?
-    }
+    let corrupt = || CorruptKind::DirEntry(inode.index);
+    let extent = FileMap::starting_at(fs.clone(), inode, relative_block)?
+        .next()
+        .ok_or_else(corrupt)??;
+    // If the extent is behind the block, the block is in a hole.
+    let block_within_extent = relative_block
+        .checked_sub(extent.block_within_file)
+        .ok_or_else(corrupt)?;
+    extent
+        .start_block
+        .checked_add(u64::from(block_within_extent))
+        .ok_or_else(|| corrupt().into())
 }
 
 /// Traverse the htree to find the leaf node that might contain `name`.
@@ -379,7 +352,7 @@ pub(crate) fn get_dir_entry_via_htree(
 
     // The entry's `path()` method will not be called, so the value of
     // the base path does not matter.
-    let path = Rc::new(PathBuf::empty());
+    let path = Arc::new(PathBuf::empty());
 
     // Do a linear search through the leaf block for the right entry.
     let mut offset_within_block = 0;

@@ -248,8 +248,9 @@ pub(crate) enum CorruptKind {
     /// Journal does not have the expected number of blocks.
     JournalTruncated,
 
-    /// Journal first commit doesn't match the sequence number in the superblock.
-    JournalSequence,
+    /// Journal has the same block twice.
+    JournalBlockRepeated,
+
 
     /// Journal commit block checksum is invalid.
     JournalCommitBlockChecksum,
@@ -266,14 +267,7 @@ pub(crate) enum CorruptKind {
     /// Journal revocation block has an invalid table size.
     JournalRevocationBlockInvalidTableSize(usize),
 
-    /// Journal sequence number overflowed.
-    JournalSequenceOverflow,
 
-    /// Journal has a truncated descriptor block. Either it is missing a
-    /// tag with the `LAST_TAG` flag set, or the final tag does have
-    /// that flag set but there are not enough bytes to read the full
-    /// tag.
-    JournalDescriptorBlockTruncated,
 
     /// An inode's checksum is invalid.
     InodeChecksum(InodeIndex),
@@ -332,8 +326,26 @@ pub(crate) enum CorruptKind {
     /// An extent node's size exceeds the block size.
     ExtentNodeSize(InodeIndex),
 
+    /// An inode's extents are not in ascending order.
+    ExtentOrder(InodeIndex),
+
+    /// An inode's inline data is invalid.
+    InlineData(InodeIndex),
+
+    /// An inode's extended attributes are invalid.
+    ExtendedAttributes(InodeIndex),
+
+    /// The checksum of a block of extended attributes is invalid.
+    ExtendedAttributesChecksum(InodeIndex),
+
     /// A directory block's checksum is invalid.
     DirBlockChecksum(InodeIndex),
+
+    /// A directory has a hole.
+    DirHole(InodeIndex),
+
+    /// A directory has the same block twice.
+    DirBlockRepeated(InodeIndex),
 
     /// A directory entry is too small to contain the required header.
     DirEntryMissingHeader(InodeIndex, usize),
@@ -382,11 +394,6 @@ pub(crate) enum CorruptKind {
         read_len: usize,
     },
 
-    /// Attempting to read too much data in the block cache.
-    BlockCacheReadTooLarge {
-        num_blocks: u32,
-        block_size: BlockSize,
-    },
 }
 
 impl Display for CorruptKind {
@@ -435,10 +442,9 @@ impl Display for CorruptKind {
                 )
             }
             Self::JournalTruncated => write!(f, "journal is truncated"),
-            Self::JournalSequence => write!(
-                f,
-                "journal's first commit doesn't match the expected sequence"
-            ),
+            Self::JournalBlockRepeated => {
+                write!(f, "journal has the same block twice")
+            }
             Self::JournalCommitBlockChecksum => {
                 write!(f, "journal commit block checksum is invalid")
             }
@@ -457,11 +463,24 @@ impl Display for CorruptKind {
                     "journal revocation block table size is invalid: {size}"
                 )
             }
-            Self::JournalSequenceOverflow => {
-                write!(f, "journal sequence number overflowed")
+            Self::ExtentOrder(inode) => {
+                write!(f, "extents of inode {inode} are not in order")
             }
-            Self::JournalDescriptorBlockTruncated => {
-                write!(f, "journal descriptor block is truncated")
+            Self::InlineData(inode) => {
+                write!(f, "invalid inline data in inode {inode}")
+            }
+            Self::ExtendedAttributes(inode) => {
+                write!(f, "invalid extended attributes of inode {inode}")
+            }
+            Self::ExtendedAttributesChecksum(inode) => write!(
+                f,
+                "invalid checksum for the extended attributes of inode {inode}"
+            ),
+            Self::DirHole(inode) => {
+                write!(f, "directory inode {inode} has a hole")
+            }
+            Self::DirBlockRepeated(inode) => {
+                write!(f, "directory inode {inode} has the same block twice")
             }
             Self::InodeChecksum(inode) => {
                 write!(f, "invalid checksum for inode {inode}")
@@ -591,13 +610,6 @@ impl Display for CorruptKind {
                     "invalid read of length {read_len} from block {block_index} (originally {original_block_index}) at offset {offset_within_block}"
                 )
             }
-            Self::BlockCacheReadTooLarge {
-                num_blocks,
-                block_size,
-            } => write!(
-                f,
-                "attempted to read {num_blocks} blocks with block_size {block_size}"
-            ),
         }
     }
 }
@@ -609,6 +621,12 @@ impl PartialEq<CorruptKind> for Ext4Error {
         } else {
             false
         }
+    }
+}
+
+impl From<CorruptKind> for Corrupt {
+    fn from(c: CorruptKind) -> Self {
+        Self(c)
     }
 }
 
@@ -638,18 +656,15 @@ impl Display for Incompatible {
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub(crate) enum IncompatibleKind {
-    /// One or more required features are missing.
-    MissingRequiredFeatures(
-        /// The missing features.
-        IncompatibleFeatures,
-    ),
-
     /// One or more unsupported features are present.
     #[allow(clippy::enum_variant_names)]
     UnsupportedFeatures(
         /// The unsupported features.
         IncompatibleFeatures,
     ),
+
+    /// The journal is on another device.
+    ExternalJournal,
 
     /// The directory hash algorithm is not supported.
     DirectoryHash(
@@ -669,34 +684,19 @@ pub(crate) enum IncompatibleKind {
         u8,
     ),
 
-    /// One or more required journal features are missing.
-    MissingRequiredJournalFeatures(
-        /// The missing feature bits.
-        u32,
-    ),
-
     /// One or more unsupported journal features are present.
     #[allow(clippy::enum_variant_names)]
     UnsupportedJournalFeatures(
         /// The unsupported feature bits.
         u32,
     ),
-
-    /// The journal contains an unsupported block type.
-    JournalBlockType(
-        /// Raw journal block type.
-        u32,
-    ),
-
-    /// The journal contains an escaped block.
-    JournalBlockEscaped,
 }
 
 impl Display for IncompatibleKind {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MissingRequiredFeatures(feat) => {
-                write!(f, "missing required features: {feat:?}")
+            Self::ExternalJournal => {
+                write!(f, "the journal is on another device")
             }
             Self::UnsupportedFeatures(feat) => {
                 write!(f, "unsupported features: {feat:?}")
@@ -707,17 +707,8 @@ impl Display for IncompatibleKind {
             Self::JournalSuperblockType(val) => {
                 write!(f, "journal superblock type is not supported: {val}")
             }
-            Self::JournalBlockType(val) => {
-                write!(f, "journal block type is not supported: {val}")
-            }
-            Self::JournalBlockEscaped => {
-                write!(f, "journal contains an escaped data block")
-            }
             Self::JournalChecksumType(val) => {
                 write!(f, "journal checksum type is not supported: {val}")
-            }
-            Self::MissingRequiredJournalFeatures(feat) => {
-                write!(f, "missing required journal features: {feat:?}")
             }
             Self::UnsupportedJournalFeatures(feat) => {
                 write!(f, "unsupported journal features: {feat:?}")

@@ -45,6 +45,9 @@ bitflags! {
         const LARGE_DIRECTORIES = 0x4000;
         const DATA_IN_INODE = 0x8000;
         const ENCRYPTED_INODES = 0x1_0000;
+
+        /// Directories may be case-insensitive.
+        const CASEFOLD = 0x2_0000;
     }
 
     /// File system features that do not prevent read-only access to the data.
@@ -59,7 +62,7 @@ bitflags! {
         const BTREE_DIR = 0x4;
         const HUGE_FILES = 0x8;
         const GROUP_DESCRIPTOR_CHECKSUMS = 0x10;
-        const LARGE_DIRECTORIES = 0x20;
+        const DIRECTORY_LINK_COUNT_UNLIMITED = 0x20;
         const LARGE_INODES = 0x40;
         const HAS_SNAPSHOT = 0x80;
         const QUOTA = 0x100;
@@ -78,5 +81,8 @@ bitflags! {
     #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
     pub struct CompatibleFeatures: u32 {
         const HAS_JOURNAL = 0x4;
+
+        /// Only two block groups have backups of the superblock.
+        const SPARSE_SUPERBLOCKS_2 = 0x200;
     }
 }

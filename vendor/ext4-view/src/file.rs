@@ -7,14 +7,15 @@
 // except according to those terms.
 
 use crate::Ext4;
-use crate::block_index::FsBlockIndex;
 use crate::error::Ext4Error;
-use crate::inode::Inode;
-use crate::iters::file_blocks::FileBlocks;
+use crate::extent::Extent;
+use crate::inode::{Inode, InodeFlags};
+use crate::iters::file_blocks::FileMap;
 use crate::metadata::Metadata;
 use crate::path::Path;
 use crate::resolve::FollowSymlinks;
-use crate::util::usize_from_u32;
+use crate::xattr::read_inline_data;
+use alloc::vec::Vec;
 use core::fmt::{self, Debug, Formatter};
 
 #[cfg(feature = "std")]
@@ -24,17 +25,26 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 pub struct File {
     fs: Ext4,
     inode: Inode,
-    file_blocks: FileBlocks,
+    data: FileData,
 
     /// Current byte offset within the file.
     position: u64,
+}
 
-    /// Current block within the file. This is an absolute block index
-    /// within the filesystem.
-    ///
-    /// If `None`, either the next block needs to be fetched from the
-    /// `file_blocks` iterator, or the end of the file has been reached.
-    block_index: Option<FsBlockIndex>,
+/// Where the data of a file is.
+#[allow(clippy::large_enum_variant)]
+enum FileData {
+    /// In the inode itself.
+    Inline(Vec<u8>),
+
+    /// In blocks.
+    Blocks {
+        map: FileMap,
+
+        /// The extent that contains the current position, or lies
+        /// behind it. `None` if there are no more extents.
+        extent: Option<Extent>,
+    },
 }
 
 impl File {
@@ -59,12 +69,14 @@ impl File {
         fs: &Ext4,
         inode: Inode,
     ) -> Result<Self, Ext4Error> {
+        if inode.flags.contains(InodeFlags::ENCRYPTED) {
+            return Err(Ext4Error::Encrypted);
+        }
         Ok(Self {
+            data: FileData::new(fs, &inode, 0)?,
             fs: fs.clone(),
             position: 0,
-            file_blocks: FileBlocks::new(fs.clone(), &inode)?,
             inode,
-            block_index: None,
         })
     }
 
@@ -81,6 +93,9 @@ impl File {
     /// This advances the position of the file by the number of bytes
     /// read, so calling `read_bytes` repeatedly can be used to read the
     /// entire file.
+    ///
+    /// At most one extent of the file is read at a time, and as much of
+    /// that as fits in `buf`.
     ///
     /// Returns `Ok(0)` if the end of the file has been reached.
     pub fn read_bytes(
@@ -120,80 +135,26 @@ impl File {
             }
         }
 
-        let block_size = self.fs.0.superblock.block_size;
-
-        // Get the block to read from.
-        let block_index = if let Some(block_index) = self.block_index {
-            block_index
-        } else {
-            // OK to unwrap: already checked that the position is not at
-            // the end of the file, so there must be at least one more
-            // block to read.
-            let block_index = self.file_blocks.next().unwrap()?;
-
-            self.block_index = Some(block_index);
-
-            block_index
+        let len = match &mut self.data {
+            FileData::Inline(data) => {
+                // OK to unwrap: the position is less than the size of
+                // the file, which is that of `data`.
+                let start = usize::try_from(self.position).unwrap();
+                let end = start.checked_add(buf.len()).unwrap();
+                buf.copy_from_slice(&data[start..end]);
+                buf.len()
+            }
+            FileData::Blocks { map, extent } => {
+                read_blocks(&self.fs, map, extent, self.position, buf)?
+            }
         };
 
-        // Byte offset within the current block.
-        //
-        // OK to unwrap: block size fits in a `u32`, so an offset within
-        // the block will as well.
-        let offset_within_block: u32 =
-            u32::try_from(self.position % block_size.to_nz_u64()).unwrap();
+        // OK to unwrap: the position is at most the length of the file,
+        // which fits in a `u64`.
+        let advance = u64::try_from(len).unwrap();
+        self.position = self.position.checked_add(advance).unwrap();
 
-        // OK to unwrap: `offset_within_block` is always less than or
-        // equal to the block length.
-        //
-        // Note that if this block is at the end of the file, the block
-        // may extend past the actual number of bytes in the file. This
-        // does not matter because the output buffer's length was
-        // already capped earlier against the number of bytes remaining
-        // in the file.
-        let bytes_remaining_in_block: u32 = block_size
-            .to_u32()
-            .checked_sub(offset_within_block)
-            .unwrap();
-
-        // If the output buffer is larger than the number of bytes
-        // remaining in the block, shink the buffer.
-        if buf.len() > usize_from_u32(bytes_remaining_in_block) {
-            buf = &mut buf[..usize_from_u32(bytes_remaining_in_block)];
-        }
-
-        // OK to unwrap: the buffer length has been capped so that it
-        // cannot be larger than the block size, and the block size fits
-        // in a `u32`.
-        let buf_len_u32: u32 = buf.len().try_into().unwrap();
-
-        // Read the block data, or zeros if in a hole.
-        if block_index == 0 {
-            buf.fill(0);
-        } else {
-            self.fs
-                .read_from_block(block_index, offset_within_block, buf)?;
-        }
-
-        // OK to unwrap: reads don't extend past a block, so this is at
-        // most `block_size`, which always fits in a `u32`.
-        let new_offset_within_block: u32 =
-            offset_within_block.checked_add(buf_len_u32).unwrap();
-
-        // If the end of this block has been reached, clear
-        // `self.block_index` so that the next call fetches a new block
-        // from the iterator.
-        if new_offset_within_block >= block_size {
-            self.block_index = None;
-        }
-
-        // OK to unwrap: the buffer length is capped such that this
-        // calculation is at most the length of the file, which fits in
-        // a `u64`.
-        self.position =
-            self.position.checked_add(u64::from(buf_len_u32)).unwrap();
-
-        Ok(buf.len())
+        Ok(len)
     }
 
     /// Current position within the file.
@@ -206,21 +167,73 @@ impl File {
     ///
     /// Seeking past the end of the file is allowed.
     pub fn seek_to(&mut self, position: u64) -> Result<(), Ext4Error> {
-        // Reset iteration.
-        self.file_blocks = FileBlocks::new(self.fs.clone(), &self.inode)?;
-        self.block_index = None;
-
-        // Advance the block iterator by the number of whole blocks in
-        // `position`.
-        let num_blocks = position / self.fs.0.superblock.block_size.to_nz_u64();
-        for _ in 0..num_blocks {
-            self.file_blocks.next();
+        if let FileData::Blocks { .. } = self.data {
+            self.data = FileData::new(&self.fs, &self.inode, position)?;
         }
-
         self.position = position;
 
         Ok(())
     }
+}
+
+impl FileData {
+    fn new(fs: &Ext4, inode: &Inode, position: u64) -> Result<Self, Ext4Error> {
+        if inode.flags.contains(InodeFlags::INLINE_DATA) {
+            return Ok(Self::Inline(read_inline_data(fs, inode)?));
+        }
+        let block = position / fs.0.superblock.block_size.to_nz_u64();
+        // Past the last possible block, there is nothing to read.
+        let block = u32::try_from(block).unwrap_or(u32::MAX);
+        let mut map = FileMap::starting_at(fs.clone(), inode, block)?;
+        let extent = map.next().transpose()?;
+        Ok(Self::Blocks { map, extent })
+    }
+}
+
+/// Read data at `position` from an extent, or zeros from a hole. Returns
+/// the number of bytes read, which is at least one.
+fn read_blocks(
+    fs: &Ext4,
+    map: &mut FileMap,
+    current: &mut Option<Extent>,
+    position: u64,
+    buf: &mut [u8],
+) -> Result<usize, Ext4Error> {
+    let block_size = fs.0.superblock.block_size.to_u64();
+
+    // Find the extent that contains the position, or the next one.
+    let extent = loop {
+        let Some(extent) = *current else {
+            // The rest of the file is a hole.
+            buf.fill(0);
+            return Ok(buf.len());
+        };
+        if position < extent.end_within_file().saturating_mul(block_size) {
+            break extent;
+        }
+        *current = map.next().transpose()?;
+    };
+
+    let start = u64::from(extent.block_within_file).saturating_mul(block_size);
+    let (is_hole, end) = if position < start {
+        (true, start)
+    } else {
+        let end = extent.end_within_file().saturating_mul(block_size);
+        (!extent.is_initialized, end)
+    };
+
+    let remaining = end.saturating_sub(position);
+    let len = usize::try_from(remaining)
+        .unwrap_or(usize::MAX)
+        .min(buf.len());
+    let buf = &mut buf[..len];
+    if is_hole {
+        buf.fill(0);
+    } else {
+        let offset = position.saturating_sub(start);
+        fs.read_contiguous(extent.start_block, offset, buf)?;
+    }
+    Ok(len)
 }
 
 impl Debug for File {

@@ -55,6 +55,7 @@ macro_rules! impl_result_iter {
     };
 }
 
+pub(crate) mod block_map;
 pub(crate) mod extents;
 pub(crate) mod file_blocks;
 pub(crate) mod read_dir;

@@ -107,6 +107,10 @@
 
 extern crate alloc;
 
+// First, as it has a macro that others use.
+#[macro_use]
+mod iters;
+
 mod block_cache;
 mod block_group;
 mod block_index;
@@ -121,10 +125,10 @@ mod error;
 mod extent;
 mod features;
 mod file;
+mod file_extent;
 mod file_type;
 mod format;
 mod inode;
-mod iters;
 mod journal;
 mod label;
 mod metadata;
@@ -132,75 +136,72 @@ mod path;
 mod reader;
 mod resolve;
 mod superblock;
+mod sync;
 mod timestamp;
 mod util;
 mod uuid;
+mod xattr;
 
 use alloc::boxed::Box;
-use alloc::rc::Rc;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use block_cache::BlockCache;
-use block_group::BlockGroupDescriptor;
 use block_index::FsBlockIndex;
-use core::cell::RefCell;
 use core::fmt::{self, Debug, Formatter};
 use error::CorruptKind;
 use features::ReadOnlyCompatibleFeatures;
-use inode::{Inode, InodeIndex};
 use journal::Journal;
 use resolve::FollowSymlinks;
 use superblock::Superblock;
+use sync::Lock;
 use util::usize_from_u32;
 
 pub use dir_entry::{DirEntry, DirEntryName, DirEntryNameError};
 pub use error::{Corrupt, Ext4Error, Incompatible};
 pub use features::IncompatibleFeatures;
 pub use file::File;
+pub use file_extent::{FileExtent, FileExtents};
 pub use file_type::FileType;
 pub use format::BytesDisplay;
+pub use inode::{Inode, InodeIndex};
 pub use iters::read_dir::ReadDir;
+pub use journal::JournalSummary;
 pub use label::Label;
 pub use metadata::Metadata;
 pub use path::{Component, Components, Path, PathBuf, PathError};
 pub use reader::{Ext4Read, MemIoError};
 pub use timestamp::Timestamp;
 pub use uuid::Uuid;
+pub use xattr::Xattr;
 
 struct Ext4Inner {
     superblock: Superblock,
-    block_group_descriptors: Vec<BlockGroupDescriptor>,
     journal: Journal,
-    block_cache: RefCell<BlockCache>,
+    block_cache: Lock<BlockCache>,
 
     /// Reader providing access to the underlying storage.
     ///
     /// Stored as `Box<dyn Ext4Read>` rather than a generic type to make
     /// the `Ext4` type more convenient to pass around for users of the API.
-    ///
-    /// The `Ext4Read::read` method takes `&mut self`, because readers
-    /// like `std::fs::File` are mutable. However, the `Ext4` API is
-    /// logically const -- it provides read-only access to the
-    /// filesystem. So the box is wrapped in `RefCell` to allow the
-    /// mutable method to be called with an immutable `&Ext4Inner`
-    /// reference. `RefCell` enforces at runtime that only one mutable
-    /// borrow exists at a time.
-    reader: RefCell<Box<dyn Ext4Read>>,
+    reader: Box<dyn Ext4Read>,
 }
 
 /// Read-only access to an [ext4] filesystem.
 ///
+/// With the `std` feature, it can be used from several threads at once.
+///
 /// [ext4]: https://en.wikipedia.org/wiki/Ext4
 #[derive(Clone)]
-pub struct Ext4(Rc<Ext4Inner>);
+pub struct Ext4(Arc<Ext4Inner>);
 
 impl Ext4 {
     /// Load an `Ext4` instance from the given `reader`.
     ///
-    /// This reads and validates the superblock, block group
-    /// descriptors, and journal. No other data is read.
-    pub fn load(mut reader: Box<dyn Ext4Read>) -> Result<Self, Ext4Error> {
+    /// This reads and validates the superblock and journal. No other
+    /// data is read.
+    pub fn load(reader: Box<dyn Ext4Read>) -> Result<Self, Ext4Error> {
         // The first 1024 bytes are reserved for "weird" stuff like x86
         // boot sectors.
         let superblock_start = 1024;
@@ -211,32 +212,29 @@ impl Ext4 {
 
         let superblock = Superblock::from_bytes(&data)?;
         let block_cache =
-            BlockCache::new(superblock.block_size, superblock.blocks_count)?;
+            BlockCache::new(superblock.block_size, superblock.blocks_count);
 
-        let mut fs = Self(Rc::new(Ext4Inner {
-            block_group_descriptors: BlockGroupDescriptor::read_all(
-                &superblock,
-                &mut *reader,
-            )?,
-            reader: RefCell::new(reader),
+        let mut fs = Self(Arc::new(Ext4Inner {
+            reader,
             superblock,
             // Initialize with an empty journal, because loading the
             // journal requires a valid `Ext4` object.
             journal: Journal::empty(),
-            block_cache: RefCell::new(block_cache),
+            block_cache: Lock::new(block_cache),
         }));
 
         // Load the actual journal, if present.
         let journal = Journal::load(&fs)?;
-        Rc::get_mut(&mut fs.0).unwrap().journal = journal;
+        // OK to unwrap: nothing else holds a reference now.
+        Arc::get_mut(&mut fs.0).unwrap().journal = journal;
 
         Ok(fs)
     }
 
     /// Load an `Ext4` filesystem from the given `path`.
     ///
-    /// This reads and validates the superblock and block group
-    /// descriptors. No other data is read.
+    /// This reads and validates the superblock and journal. No other
+    /// data is read.
     #[cfg(feature = "std")]
     pub fn load_from_path<P: AsRef<std::path::Path>>(
         path: P,
@@ -244,7 +242,7 @@ impl Ext4 {
         fn inner(path: &std::path::Path) -> Result<Ext4, Ext4Error> {
             let file = std::fs::File::open(path)
                 .map_err(|e| Ext4Error::Io(Box::new(e)))?;
-            Ext4::load(Box::new(file))
+            Ext4::load(Box::new(std::sync::Mutex::new(file)))
         }
 
         inner(path.as_ref())
@@ -273,8 +271,7 @@ impl Ext4 {
 
     /// Read the inode of the root `/` directory.
     fn read_root_inode(&self) -> Result<Inode, Ext4Error> {
-        let root_inode_index = InodeIndex::new(2).unwrap();
-        Inode::read(self, root_inode_index)
+        Inode::read(self, self.root_inode_index())
     }
 
     /// Read data from a block.
@@ -302,14 +299,16 @@ impl Ext4 {
         offset_within_block: u32,
         dst: &mut [u8],
     ) -> Result<(), Ext4Error> {
-        let block_index = self.0.journal.map_block_index(original_block_index);
+        let (block_index, is_escaped) =
+            self.0.journal.map_block_index(original_block_index);
 
+        let read_len = dst.len();
         let err = || {
             Ext4Error::from(CorruptKind::BlockRead {
                 block_index,
                 original_block_index,
                 offset_within_block,
-                read_len: dst.len(),
+                read_len,
             })
         };
 
@@ -333,32 +332,95 @@ impl Ext4 {
 
         // The end of the read must be less than or equal to the block size.
         let read_end = usize_from_u32(offset_within_block)
-            .checked_add(dst.len())
+            .checked_add(read_len)
             .ok_or_else(err)?;
         if read_end > block_size {
             return Err(err());
         }
 
-        let mut block_cache = self.0.block_cache.borrow_mut();
-        let cached_block = block_cache.get_or_insert_blocks(
-            block_index,
-            |buf: &mut [u8]| {
-                // Get the absolute byte to start reading from.
-                let start_byte = block_index
-                    .checked_mul(block_size.to_u64())
-                    .ok_or_else(err)?;
-                self.0
-                    .reader
-                    .borrow_mut()
-                    .read(start_byte, buf)
-                    .map_err(Ext4Error::Io)
-            },
-        )?;
+        self.0.block_cache.with(|cache| {
+            cache.read(block_index, offset_within_block, dst, |start, buf| {
+                let start_byte =
+                    start.checked_mul(block_size.to_u64()).ok_or_else(err)?;
+                self.0.reader.read(start_byte, buf).map_err(Ext4Error::Io)
+            })
+        })?;
 
-        dst.copy_from_slice(
-            &cached_block[usize_from_u32(offset_within_block)..read_end],
-        );
+        if is_escaped {
+            journal::unescape(offset_within_block, dst);
+        }
 
+        Ok(())
+    }
+
+    /// Read data from blocks that are contiguous in the filesystem.
+    ///
+    /// `start_block`: an absolute block within the filesystem.
+    ///
+    /// `offset`: the byte offset from the start of that block.
+    ///
+    /// Unlike [`Self::read_from_block`], this reads as much as possible
+    /// at once, and bypasses the block cache.
+    fn read_contiguous(
+        &self,
+        start_block: FsBlockIndex,
+        offset: u64,
+        dst: &mut [u8],
+    ) -> Result<(), Ext4Error> {
+        let sb = &self.0.superblock;
+        let block_size = sb.block_size.to_nz_u64();
+        let read_len = dst.len();
+        let err = || {
+            Ext4Error::from(CorruptKind::BlockRead {
+                block_index: start_block,
+                original_block_index: start_block,
+                offset_within_block: 0,
+                read_len,
+            })
+        };
+        let len = u64::try_from(read_len).map_err(|_| err())?;
+        let start_byte = start_block
+            .checked_mul(block_size.get())
+            .and_then(|start| start.checked_add(offset))
+            .ok_or_else(err)?;
+        let end_byte = start_byte.checked_add(len).ok_or_else(err)?;
+
+        let first = start_byte / block_size;
+        let end = end_byte.div_ceil(block_size.get());
+        if first == 0 || end > sb.blocks_count {
+            return Err(err());
+        }
+
+        // If any of the blocks are in the journal (as in data=journal
+        // mode), read block by block.
+        if self.0.journal.maps_any(first..end) {
+            return self.read_block_by_block(start_byte, dst);
+        }
+        self.0.reader.read(start_byte, dst).map_err(Ext4Error::Io)
+    }
+
+    fn read_block_by_block(
+        &self,
+        mut start_byte: u64,
+        mut dst: &mut [u8],
+    ) -> Result<(), Ext4Error> {
+        let block_size = self.0.superblock.block_size;
+        while !dst.is_empty() {
+            // OK to unwrap: an offset within a block fits in a `u32`,
+            // and is less than the block size.
+            let offset =
+                u32::try_from(start_byte % block_size.to_nz_u64()).unwrap();
+            let in_block = block_size.to_u32().checked_sub(offset).unwrap();
+            let len = dst.len().min(usize_from_u32(in_block));
+            let (now, rest) = dst.split_at_mut(len);
+            self.read_from_block(
+                start_byte / block_size.to_nz_u64(),
+                offset,
+                now,
+            )?;
+            dst = rest;
+            start_byte = start_byte.saturating_add(u64::from(in_block));
+        }
         Ok(())
     }
 
@@ -372,11 +434,14 @@ impl Ext4 {
         // Get the file size and initialize the output vector.
         let file_size_in_bytes = usize::try_from(inode.metadata.size_in_bytes)
             .map_err(|_| Ext4Error::FileTooLarge)?;
-        let mut dst = vec![0; file_size_in_bytes];
+        let mut dst = Vec::new();
+        dst.try_reserve_exact(file_size_in_bytes)
+            .map_err(|_| Ext4Error::FileTooLarge)?;
+        dst.resize(file_size_in_bytes, 0);
 
         // Use `File` to read the data in chunks.
         let mut file = File::open_inode(self, inode.clone())?;
-        let mut remaining = dst.as_mut();
+        let mut remaining = dst.as_mut_slice();
         loop {
             let bytes_read = file.read_bytes(remaining)?;
             if bytes_read == 0 {
@@ -394,6 +459,125 @@ impl Ext4 {
         follow: FollowSymlinks,
     ) -> Result<Inode, Ext4Error> {
         resolve::resolve_path(self, path, follow).map(|v| v.0)
+    }
+}
+
+/// These methods work with inodes instead of paths, so that a tree can be
+/// walked without resolving each path from the root.
+impl Ext4 {
+    /// Index of the inode of the root directory.
+    #[must_use]
+    pub fn root_inode_index(&self) -> InodeIndex {
+        // OK to unwrap: not zero.
+        InodeIndex::new(2).unwrap()
+    }
+
+    /// Read the inode at `index`.
+    pub fn inode(&self, index: InodeIndex) -> Result<Inode, Ext4Error> {
+        Inode::read(self, index)
+    }
+
+    /// Find the entry `name` in the directory `dir`, and get the index
+    /// of its inode.
+    ///
+    /// # Errors
+    ///
+    /// An error will be returned if:
+    /// * `dir` is not a directory.
+    /// * `name` does not exist.
+    ///
+    /// This is not an exhaustive list of errors, see the
+    /// [crate documentation](crate#errors).
+    pub fn lookup(
+        &self,
+        dir: &Inode,
+        name: DirEntryName<'_>,
+    ) -> Result<InodeIndex, Ext4Error> {
+        if !dir.metadata.is_dir() {
+            return Err(Ext4Error::NotADirectory);
+        }
+        dir::get_dir_entry_index_by_name(self, dir, name)
+    }
+
+    /// Get an iterator over the entries of the directory `dir`.
+    ///
+    /// # Errors
+    ///
+    /// An error will be returned if `dir` is not a directory.
+    ///
+    /// This is not an exhaustive list of errors, see the
+    /// [crate documentation](crate#errors).
+    pub fn read_dir_inode(&self, dir: &Inode) -> Result<ReadDir, Ext4Error> {
+        if !dir.metadata.is_dir() {
+            return Err(Ext4Error::NotADirectory);
+        }
+        ReadDir::new(self.clone(), dir, PathBuf::empty())
+    }
+
+    /// Get the target of the symbolic link `inode`. Unlike
+    /// [`Ext4::read_link`], this doesn't require that it is a valid path.
+    ///
+    /// # Errors
+    ///
+    /// An error will be returned if `inode` is not a symbolic link.
+    ///
+    /// This is not an exhaustive list of errors, see the
+    /// [crate documentation](crate#errors).
+    pub fn read_link_inode(&self, inode: &Inode) -> Result<Vec<u8>, Ext4Error> {
+        inode.symlink_target_bytes(self)
+    }
+
+    /// Open the regular file `inode`.
+    ///
+    /// # Errors
+    ///
+    /// An error will be returned if `inode` is not a regular file.
+    ///
+    /// This is not an exhaustive list of errors, see the
+    /// [crate documentation](crate#errors).
+    pub fn open_inode(&self, inode: Inode) -> Result<File, Ext4Error> {
+        if inode.metadata.is_dir() {
+            return Err(Ext4Error::IsADirectory);
+        }
+        if !inode.metadata.file_type.is_regular_file() {
+            return Err(Ext4Error::IsASpecialFile);
+        }
+        File::open_inode(self, inode)
+    }
+
+    /// Get an iterator over the ranges of a file that are allocated, in
+    /// ascending order.
+    pub fn extents(&self, inode: &Inode) -> Result<FileExtents, Ext4Error> {
+        FileExtents::new(self, inode)
+    }
+
+    /// Get the extended attributes of `inode`, in the order in which
+    /// they are stored.
+    pub fn xattrs(&self, inode: &Inode) -> Result<Vec<Xattr>, Ext4Error> {
+        xattr::read_all(self, inode)
+    }
+
+    /// What was found in the journal. `None` if there is no journal, or
+    /// it didn't need to be replayed.
+    #[must_use]
+    pub fn journal_summary(&self) -> Option<&JournalSummary> {
+        self.0.journal.summary()
+    }
+
+    /// Size of a block in bytes.
+    #[must_use]
+    pub fn block_size(&self) -> u32 {
+        self.0.superblock.block_size.to_u32()
+    }
+
+    /// Size of the filesystem in bytes, whatever the size of the device
+    /// that it is on.
+    #[must_use]
+    pub fn size_in_bytes(&self) -> u64 {
+        self.0
+            .superblock
+            .blocks_count
+            .saturating_mul(self.0.superblock.block_size.to_u64())
     }
 }
 
@@ -635,7 +819,6 @@ impl Debug for Ext4 {
         // is a Vec it might contain many megabytes of data).
         f.debug_struct("Ext4")
             .field("superblock", &self.0.superblock)
-            .field("block_group_descriptors", &self.0.block_group_descriptors)
             .finish_non_exhaustive()
     }
 }

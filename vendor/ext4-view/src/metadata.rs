@@ -7,14 +7,23 @@
 // except according to those terms.
 
 use crate::file_type::FileType;
-use crate::inode::InodeMode;
+use crate::inode::{InodeIndex, InodeMode};
 use crate::timestamp::Timestamp;
 
 /// Metadata information about a file.
 #[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
 pub struct Metadata {
+    /// Index of the inode.
+    pub(crate) inode_index: InodeIndex,
+
     /// Size in bytes of the file data.
     pub(crate) size_in_bytes: u64,
+
+    /// Size in bytes of what is allocated for the file.
+    pub(crate) allocated_in_bytes: u64,
+
+    /// Number of hard links.
+    pub(crate) links: u16,
 
     /// Raw permissions and file type.
     pub(crate) mode: InodeMode,
@@ -40,6 +49,12 @@ pub struct Metadata {
     /// Creation time.
     /// Only present if inode is large enough.
     pub(crate) crtime: Option<Timestamp>,
+
+    /// Raw inode flags.
+    pub(crate) flags: u32,
+
+    /// Major and minor device number, if the file is a device.
+    pub(crate) device: Option<(u32, u32)>,
 }
 
 impl Metadata {
@@ -94,6 +109,39 @@ impl Metadata {
         self.mode.bits() & 0o7777
     }
 
+    /// Get the index of the inode.
+    #[must_use]
+    pub fn inode_index(&self) -> InodeIndex {
+        self.inode_index
+    }
+
+    /// Get the number of hard links. For a directory, this is one if the
+    /// number is too large to be stored.
+    #[must_use]
+    pub fn links(&self) -> u16 {
+        self.links
+    }
+
+    /// Get the size in bytes of what is allocated for the file. This
+    /// includes blocks that describe the file's layout.
+    #[must_use]
+    pub fn allocated(&self) -> u64 {
+        self.allocated_in_bytes
+    }
+
+    /// Get the inode flags, as in the `FS_IOC_GETFLAGS` ioctl.
+    #[must_use]
+    pub fn flags(&self) -> u32 {
+        self.flags
+    }
+
+    /// Get the major and minor device number, if the file is a character
+    /// or block device.
+    #[must_use]
+    pub fn device(&self) -> Option<(u32, u32)> {
+        self.device
+    }
+
     /// Owner user ID.
     #[must_use]
     pub fn uid(&self) -> u32 {
@@ -110,6 +158,12 @@ impl Metadata {
     #[must_use]
     pub fn accessed(&self) -> Timestamp {
         self.atime
+    }
+
+    /// Last inode change time.
+    #[must_use]
+    pub fn changed(&self) -> Timestamp {
+        self.ctime
     }
 
     /// Last data modification time.

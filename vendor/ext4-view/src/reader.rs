@@ -16,36 +16,34 @@ use core::fmt::{self, Display, Formatter};
 use {
     std::fs::File,
     std::io::{Seek, SeekFrom},
+    std::sync::{Mutex, PoisonError},
 };
 
 /// Interface used by [`Ext4`] to read the filesystem data from a storage
 /// file or device.
 ///
+/// [`Ext4`] can be used from several threads, so several reads may be
+/// under way at once.
+///
 /// [`Ext4`]: crate::Ext4
-pub trait Ext4Read {
+pub trait Ext4Read: Send + Sync {
     /// Read bytes into `dst`, starting at `start_byte`.
     ///
     /// Exactly `dst.len()` bytes will be read; an error will be
     /// returned if there is not enough data to fill `dst`, or if the
     /// data cannot be read for any reason.
-    fn read(
-        &mut self,
-        start_byte: u64,
-        dst: &mut [u8],
-    ) -> Result<(), BoxedError>;
+    fn read(&self, start_byte: u64, dst: &mut [u8]) -> Result<(), BoxedError>;
 }
 
 #[cfg(feature = "std")]
-impl Ext4Read for File {
-    fn read(
-        &mut self,
-        start_byte: u64,
-        dst: &mut [u8],
-    ) -> Result<(), BoxedError> {
+impl Ext4Read for Mutex<File> {
+    fn read(&self, start_byte: u64, dst: &mut [u8]) -> Result<(), BoxedError> {
         use std::io::Read;
 
-        self.seek(SeekFrom::Start(start_byte)).map_err(Box::new)?;
-        self.read_exact(dst).map_err(Box::new)?;
+        // A file stays valid even if a holder panicked.
+        let mut file = self.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(start_byte)).map_err(Box::new)?;
+        file.read_exact(dst).map_err(Box::new)?;
         Ok(())
     }
 }
@@ -71,11 +69,7 @@ impl Display for MemIoError {
 impl Error for MemIoError {}
 
 impl Ext4Read for Vec<u8> {
-    fn read(
-        &mut self,
-        start_byte: u64,
-        dst: &mut [u8],
-    ) -> Result<(), BoxedError> {
+    fn read(&self, start_byte: u64, dst: &mut [u8]) -> Result<(), BoxedError> {
         read_from_bytes(self, start_byte, dst).ok_or_else(|| {
             Box::new(MemIoError {
                 start: start_byte,
@@ -102,7 +96,7 @@ mod tests {
 
     #[test]
     fn test_vec_read() {
-        let mut src = vec![1, 2, 3];
+        let src = vec![1, 2, 3];
 
         let mut dst = [0; 3];
         src.read(0, &mut dst).unwrap();

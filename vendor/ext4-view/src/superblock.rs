@@ -23,13 +23,26 @@ pub(crate) struct Superblock {
     pub(crate) block_size: BlockSize,
     pub(crate) blocks_count: u64,
     pub(crate) inode_size: u16,
+    pub(crate) first_data_block: u32,
+    pub(crate) blocks_per_group: NonZero<u32>,
     pub(crate) inodes_per_block_group: NonZero<u32>,
     pub(crate) block_group_descriptor_size: u16,
     pub(crate) num_block_groups: u32,
+
+    /// Index of the first block of group descriptors that is stored in
+    /// its own meta block group.
+    pub(crate) first_meta_block_group: u32,
+
+    /// If only two block groups have backups of the superblock, their
+    /// indices.
+    pub(crate) backup_block_groups: Option<[u32; 2]>,
+
     pub(crate) incompatible_features: IncompatibleFeatures,
     pub(crate) read_only_compatible_features: ReadOnlyCompatibleFeatures,
     pub(crate) checksum_seed: u32,
     pub(crate) htree_hash_seed: [u32; 4],
+
+    /// Inode of the journal, if there is one that needs to be replayed.
     pub(crate) journal_inode: Option<InodeIndex>,
     pub(crate) label: Label,
     pub(crate) uuid: Uuid,
@@ -41,6 +54,12 @@ impl Superblock {
 
     const S_FEATURE_RO_COMPAT_OFFSET: usize = 0x64;
     const S_DESC_SIZE_OFFSET: usize = 0xfe;
+
+    /// `EXT4_GOOD_OLD_REV` in the kernel.
+    const REVISION_0: u32 = 0;
+
+    /// `EXT4_GOOD_OLD_INODE_SIZE` in the kernel.
+    const REVISION_0_INODE_SIZE: u16 = 128;
 
     /// Construct `Superblock` from bytes.
     ///
@@ -58,14 +77,27 @@ impl Superblock {
         let s_blocks_per_group = read_u32le(bytes, 0x20);
         let s_inodes_per_group = read_u32le(bytes, 0x28);
         let s_magic = read_u16le(bytes, 0x38);
-        let s_inode_size = read_u16le(bytes, 0x58);
-        let s_feature_compat = read_u32le(bytes, 0x5c);
-        let s_feature_incompat = read_u32le(bytes, 0x60);
-        let s_feature_ro_compat =
-            read_u32le(bytes, Self::S_FEATURE_RO_COMPAT_OFFSET);
+        let s_rev_level = read_u32le(bytes, 0x4c);
+        let (
+            s_inode_size,
+            s_feature_compat,
+            s_feature_incompat,
+            s_feature_ro_compat,
+        ) = if s_rev_level == Self::REVISION_0 {
+            // The original revision doesn't have these fields.
+            (Self::REVISION_0_INODE_SIZE, 0, 0, 0)
+        } else {
+            (
+                read_u16le(bytes, 0x58),
+                read_u32le(bytes, 0x5c),
+                read_u32le(bytes, 0x60),
+                read_u32le(bytes, Self::S_FEATURE_RO_COMPAT_OFFSET),
+            )
+        };
         let s_uuid = &bytes[0x68..0x68 + 16];
         let s_volume_name = &bytes[0x78..0x78 + 16];
         let s_journal_inum = read_u32le(bytes, 0xe0);
+        let s_journal_dev = read_u32le(bytes, 0xe4);
         const S_HASH_SEED_OFFSET: usize = 0xec;
         let s_hash_seed = [
             read_u32le(bytes, S_HASH_SEED_OFFSET),
@@ -74,12 +106,12 @@ impl Superblock {
             read_u32le(bytes, S_HASH_SEED_OFFSET + 12),
         ];
         let s_desc_size = read_u16le(bytes, Self::S_DESC_SIZE_OFFSET);
+        let s_first_meta_bg = read_u32le(bytes, 0x104);
         let s_blocks_count_hi = read_u32le(bytes, 0x150);
+        let s_backup_bgs = [read_u32le(bytes, 0x24c), read_u32le(bytes, 0x250)];
         let s_checksum_seed = read_u32le(bytes, 0x270);
         const S_CHECKSUM_OFFSET: usize = 0x3fc;
         let s_checksum = read_u32le(bytes, S_CHECKSUM_OFFSET);
-
-        let blocks_count = u64_from_hilo(s_blocks_count_hi, s_blocks_count_lo);
 
         let block_size = BlockSize::from_superblock_value(s_log_block_size)
             .ok_or(CorruptKind::InvalidBlockSize)?;
@@ -94,6 +126,13 @@ impl Superblock {
             ReadOnlyCompatibleFeatures::from_bits_retain(s_feature_ro_compat);
         let compatible_features =
             CompatibleFeatures::from_bits_retain(s_feature_compat);
+
+        let blocks_count =
+            if incompatible_features.contains(IncompatibleFeatures::IS_64BIT) {
+                u64_from_hilo(s_blocks_count_hi, s_blocks_count_lo)
+            } else {
+                u64::from(s_blocks_count_lo)
+            };
 
         // s_first_data_block is usually 1 if the block size is 1KiB,
         // and otherwise its usually 0.
@@ -117,7 +156,7 @@ impl Superblock {
 
         let block_group_descriptor_size =
             if incompatible_features.contains(IncompatibleFeatures::IS_64BIT) {
-                if s_desc_size < 64 {
+                if s_desc_size < 64 || s_desc_size > block_size {
                     return Err(CorruptKind::BlockGroupDescriptorSize.into());
                 }
                 s_desc_size
@@ -125,8 +164,12 @@ impl Superblock {
                 32
             };
 
-        // Inodes are not allowed to exceed the block size.
-        if s_inode_size > block_size {
+        // Inodes are not allowed to exceed the block size, or to cross
+        // the end of a block.
+        if s_inode_size < Self::REVISION_0_INODE_SIZE
+            || s_inode_size > block_size
+            || !s_inode_size.is_power_of_two()
+        {
             return Err(CorruptKind::InodeSize.into());
         }
 
@@ -134,14 +177,10 @@ impl Superblock {
             .contains(CompatibleFeatures::HAS_JOURNAL)
             && incompatible_features.contains(IncompatibleFeatures::RECOVERY)
         {
-            // For now a separate journal device is not supported, so
-            // assert that feature is not present. This assert cannot
-            // fail because of the call to `check_incompat_features`
-            // above.
-            assert!(
-                !incompatible_features
-                    .contains(IncompatibleFeatures::SEPARATE_JOURNAL_DEVICE)
-            );
+            // A journal on another device can't be replayed from here.
+            if s_journal_inum == 0 && s_journal_dev != 0 {
+                return Err(IncompatibleKind::ExternalJournal.into());
+            }
 
             Some(
                 InodeIndex::new(s_journal_inum)
@@ -182,9 +221,15 @@ impl Superblock {
             block_size,
             blocks_count,
             inode_size: s_inode_size,
+            first_data_block: s_first_data_block,
+            blocks_per_group,
             inodes_per_block_group,
             block_group_descriptor_size,
             num_block_groups,
+            first_meta_block_group: s_first_meta_bg,
+            backup_block_groups: compatible_features
+                .contains(CompatibleFeatures::SPARSE_SUPERBLOCKS_2)
+                .then_some(s_backup_bgs),
             incompatible_features,
             read_only_compatible_features,
             checksum_seed,
@@ -208,24 +253,9 @@ fn check_incompat_features(
         ));
     }
 
-    // TODO: for now, be strict on many incompat features. May be able to
-    // relax some of these in the future.
-    let required_features = IncompatibleFeatures::FILE_TYPE_IN_DIR_ENTRY;
     let disallowed_features = IncompatibleFeatures::COMPRESSION
         | IncompatibleFeatures::SEPARATE_JOURNAL_DEVICE
-        | IncompatibleFeatures::META_BLOCK_GROUPS
-        | IncompatibleFeatures::MULTIPLE_MOUNT_PROTECTION
-        | IncompatibleFeatures::LARGE_EXTENDED_ATTRIBUTES_IN_INODES
-        | IncompatibleFeatures::DATA_IN_DIR_ENTRY
-        | IncompatibleFeatures::LARGE_DIRECTORIES
-        | IncompatibleFeatures::DATA_IN_INODE;
-
-    let present_required = actual & required_features;
-    if present_required != required_features {
-        return Err(IncompatibleKind::MissingRequiredFeatures(
-            required_features.difference(present_required),
-        ));
-    }
+        | IncompatibleFeatures::DATA_IN_DIR_ENTRY;
 
     let present_disallowed = actual & disallowed_features;
     if !present_disallowed.is_empty() {

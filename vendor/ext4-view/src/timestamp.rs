@@ -35,8 +35,8 @@ impl Timestamp {
         secs: u32,
         extra: Option<u32>,
     ) -> Result<Self, TimestampError> {
-        let mut seconds =
-            i64::from(i32::try_from(secs).map_err(|_| TimestampError)?);
+        // The field is signed: times before the epoch are negative.
+        let mut seconds = i64::from(i32::from_le_bytes(secs.to_le_bytes()));
         let mut nanoseconds = 0;
 
         if let Some(extra) = extra {

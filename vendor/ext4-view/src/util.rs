@@ -72,6 +72,21 @@ pub(crate) fn read_u32le(bytes: &[u8], offset: usize) -> u32 {
     u32::from_le_bytes(bytes.try_into().unwrap())
 }
 
+/// Read a big-endian [`u16`] from `bytes` at `offset`.
+///
+/// # Panics
+///
+/// Panics if `bytes` is not large enough to read two bytes at `offset`.
+#[inline]
+#[must_use]
+#[track_caller]
+pub(crate) fn read_u16be(bytes: &[u8], offset: usize) -> u16 {
+    // OK to unwrap: these panics are described in the docstring.
+    let end = offset.checked_add(size_of::<u16>()).unwrap();
+    let bytes = bytes.get(offset..end).unwrap();
+    u16::from_be_bytes(bytes.try_into().unwrap())
+}
+
 /// Read a big-endian [`u32`] from `bytes` at `offset`.
 ///
 /// # Panics

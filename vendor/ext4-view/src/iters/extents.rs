@@ -7,6 +7,7 @@
 // except according to those terms.
 
 use crate::Ext4;
+use crate::block_index::FileBlockIndex;
 use crate::checksum::Checksum;
 use crate::error::{CorruptKind, Ext4Error};
 use crate::extent::Extent;
@@ -97,7 +98,6 @@ impl NodeHeader {
     }
 }
 
-#[derive(Clone)]
 struct ToVisitItem {
     // Full node data. This starts with the node header, then some
     // number of entries. See [`NodeHeader`] for more on the structure
@@ -133,13 +133,19 @@ impl ToVisitItem {
     }
 
     fn entry(&self) -> Option<&[u8]> {
-        // OK to unwrap: `self.entry` is a `u16` and
+        self.nth_entry(self.entry)
+    }
+
+    fn next_entry(&self) -> Option<&[u8]> {
+        self.nth_entry(self.entry.checked_add(1)?)
+    }
+
+    fn nth_entry(&self, n: u32) -> Option<&[u8]> {
+        // OK to unwrap: `n` is at most one more than a `u16` and
         // `ENTRY_SIZE_IN_BYTES` is `12`, so the maximum value of this
         // product is `(2^16-1)*12 = 786420`, which fits in a `u32. We
         // assume `usize` is at least as big as a `u32`.
-        let start = usize_from_u32(self.entry)
-            .checked_mul(ENTRY_SIZE_IN_BYTES)
-            .unwrap();
+        let start = usize_from_u32(n).checked_mul(ENTRY_SIZE_IN_BYTES).unwrap();
         // OK to unwrap: `start` is at most 786420, so this sum is at
         // most `786420+12 = 786432`, which fits in a `u32`. We assume
         // `usize` is at least as big as a `u32`.
@@ -154,12 +160,27 @@ pub(crate) struct Extents {
     inode: InodeIndex,
     to_visit: Vec<ToVisitItem>,
     checksum_base: Checksum,
+
+    /// Extents that end at or before this file block are skipped.
+    start: FileBlockIndex,
+
+    /// The next extent must not start before this file block.
+    end_of_previous: u64,
+
     is_done: bool,
 }
 
 impl Extents {
-    pub(crate) fn new(ext4: Ext4, inode: &Inode) -> Result<Self, Ext4Error> {
+    /// Iterate over the extents that contain the file block `start`, or
+    /// lie behind it.
+    pub(crate) fn starting_at(
+        ext4: Ext4,
+        inode: &Inode,
+        start: FileBlockIndex,
+    ) -> Result<Self, Ext4Error> {
         Ok(Self {
+            start,
+            end_of_previous: 0,
             ext4,
             inode: inode.index,
             to_visit: vec![ToVisitItem::new(
@@ -216,15 +237,33 @@ impl Extents {
             let start_block =
                 u64_from_hilo(u32::from(ee_start_hi), ee_start_low);
 
-            return Ok(Some(Extent {
+            // Lengths above this are those of unwritten extents.
+            const MAX_INITIALIZED_LEN: u16 = 1 << 15;
+            let is_initialized = ee_len <= MAX_INITIALIZED_LEN;
+            let num_blocks = if is_initialized {
+                ee_len
+            } else {
+                // OK to unwrap: just checked that it's larger.
+                ee_len.checked_sub(MAX_INITIALIZED_LEN).unwrap()
+            };
+            let extent = Extent {
                 block_within_file: ee_block,
                 start_block,
-                num_blocks: ee_len,
-            }));
+                num_blocks: u32::from(num_blocks),
+                is_initialized,
+            };
+            return self.check_extent(extent);
         } else {
             let ei_leaf_lo = read_u32le(entry, 4);
             let ei_leaf_hi = read_u16le(entry, 8);
             let child_block = u64_from_hilo(u32::from(ei_leaf_hi), ei_leaf_lo);
+
+            // Skip the child if everything in it is before the start.
+            if let Some(next) = item.next_entry() {
+                if read_u32le(next, 0) <= self.start {
+                    return Ok(None);
+                }
+            }
 
             // Read just the header of the child node. This is needed to
             // find out how much data is in the full child node.
@@ -233,6 +272,11 @@ impl Extents {
                 .read_from_block(child_block, 0, &mut child_header)?;
             let child_header =
                 NodeHeader::from_bytes(&child_header, self.inode)?;
+
+            // Only the root node can be empty.
+            if child_header.num_entries == 0 {
+                return Err(CorruptKind::ExtentNotEnoughData(self.inode).into());
+            }
 
             // OK to unwrap: item.depth is greater than zero in this branch.
             let expected_child_depth = item.depth.checked_sub(1).unwrap();
@@ -288,6 +332,34 @@ impl Extents {
         // This does not indicate end of iteration, we just haven't
         // reached a leaf node yet.
         Ok(None)
+    }
+}
+
+impl Extents {
+    /// Check that an extent is valid, and decide if it's skipped.
+    fn check_extent(
+        &mut self,
+        extent: Extent,
+    ) -> Result<Option<Extent>, Ext4Error> {
+        let end_block = extent
+            .start_block
+            .checked_add(u64::from(extent.num_blocks))
+            .ok_or(CorruptKind::ExtentBlock(self.inode))?;
+        if extent.num_blocks == 0
+            || extent.start_block == 0
+            || end_block > self.ext4.0.superblock.blocks_count
+        {
+            return Err(CorruptKind::ExtentBlock(self.inode).into());
+        }
+        // This also prevents a corrupt filesystem from causing nodes to
+        // be visited more than once.
+        if u64::from(extent.block_within_file) < self.end_of_previous {
+            return Err(CorruptKind::ExtentOrder(self.inode).into());
+        }
+        self.end_of_previous = extent.end_within_file();
+
+        let is_wanted = extent.end_within_file() > u64::from(self.start);
+        Ok(is_wanted.then_some(extent))
     }
 }
 

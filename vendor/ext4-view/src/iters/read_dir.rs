@@ -10,35 +10,37 @@ use crate::Ext4;
 use crate::block_index::FsBlockIndex;
 use crate::checksum::Checksum;
 use crate::dir_block::DirBlock;
-use crate::dir_entry::DirEntry;
+use crate::dir_entry::{DirEntry, decode_rec_len};
 use crate::error::{CorruptKind, Ext4Error};
 use crate::inode::{Inode, InodeFlags, InodeIndex};
 use crate::iters::file_blocks::FileBlocks;
 use crate::path::PathBuf;
-use alloc::rc::Rc;
+use crate::util::read_u16le;
+use crate::xattr::inline_data_attribute;
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt::{self, Debug, Formatter};
 
 /// Iterator over each [`DirEntry`] in a directory inode.
+///
+/// An error does not end the iteration: an entry that is invalid, or a
+/// block that can't be read, is skipped after the error for it.
 pub struct ReadDir {
     fs: Ext4,
 
-    /// Path of the directory. This is stored in an `Rc` so that it can
+    /// Path of the directory. This is stored in an `Arc` so that it can
     /// be shared with each `DirEntry` without cloning the path data.
     ///
     /// Note that this path may be empty, e.g. if `read_dir` was called
     /// with an inode rather than a path.
-    path: Rc<PathBuf>,
+    path: Arc<PathBuf>,
 
-    /// Iterator over the blocks of the directory.
-    file_blocks: FileBlocks,
+    /// Where further entries are.
+    source: Source,
 
-    /// Current absolute block index, or `None` if the next block needs
-    /// to be fetched.
-    block_index: Option<FsBlockIndex>,
-
-    /// Whether this is the first block in the file.
+    /// Whether the next block is the first block in the file.
     is_first_block: bool,
 
     /// The current block's data.
@@ -64,6 +66,25 @@ pub struct ReadDir {
     inode: InodeIndex,
 }
 
+/// Where the entries of a directory are.
+enum Source {
+    /// In blocks.
+    Blocks {
+        blocks: FileBlocks,
+
+        /// Blocks that were read. A block can't be in a directory twice;
+        /// checking this prevents a corrupt filesystem from producing
+        /// very many entries from a few blocks.
+        seen: BTreeSet<FsBlockIndex>,
+
+        /// Whether the last block was a hole.
+        in_hole: bool,
+    },
+
+    /// In the inode: pieces that have no common entries.
+    Inline(alloc::vec::IntoIter<Vec<u8>>),
+}
+
 impl ReadDir {
     pub(crate) fn new(
         fs: Ext4,
@@ -72,17 +93,31 @@ impl ReadDir {
     ) -> Result<Self, Ext4Error> {
         let has_htree = inode.flags.contains(InodeFlags::DIRECTORY_HTREE);
 
-        if inode.flags.contains(InodeFlags::DIRECTORY_ENCRYPTED) {
+        if inode.flags.contains(InodeFlags::ENCRYPTED) {
             return Err(Ext4Error::Encrypted);
         }
 
+        let source = if inode.flags.contains(InodeFlags::INLINE_DATA) {
+            // The space for block indices starts with the index of the
+            // parent directory's inode. The entries "." and ".." are not
+            // stored.
+            let first = inode.inline_data[size_of::<u32>()..].to_vec();
+            let second = inline_data_attribute(&fs, inode)?;
+            Source::Inline(vec![first, second].into_iter())
+        } else {
+            Source::Blocks {
+                blocks: FileBlocks::new(fs.clone(), inode)?,
+                seen: BTreeSet::new(),
+                in_hole: false,
+            }
+        };
+
         Ok(Self {
-            fs: fs.clone(),
-            path: Rc::new(path),
-            file_blocks: FileBlocks::new(fs.clone(), inode)?,
-            block_index: None,
+            fs,
+            path: Arc::new(path),
+            source,
             is_first_block: true,
-            block: vec![0; fs.0.superblock.block_size.to_usize()],
+            block: Vec::new(),
             offset_within_block: 0,
             is_done: false,
             has_htree,
@@ -92,60 +127,99 @@ impl ReadDir {
     }
 
     fn next_impl(&mut self) -> Result<Option<DirEntry>, Ext4Error> {
-        // Get the block index, or get the next one if not set.
-        let block_index = if let Some(block_index) = self.block_index {
-            block_index
-        } else {
-            match self.file_blocks.next() {
-                Some(Ok(block_index)) => {
-                    self.block_index = Some(block_index);
-                    self.offset_within_block = 0;
+        const HEADER_SIZE: usize = 8;
 
-                    block_index
-                }
-                Some(Err(err)) => return Err(err),
-                None => {
-                    self.is_done = true;
-                    return Ok(None);
-                }
-            }
-        };
-
-        // If a block has been fully processed, move to the next block
-        // on the next iteration.
-        let block_size = self.fs.0.superblock.block_size;
-        if self.offset_within_block >= block_size {
-            self.is_first_block = false;
-            self.block_index = None;
+        let offset = self.offset_within_block;
+        let rest = &self.block[offset.min(self.block.len())..];
+        if rest.is_empty() {
+            // Move to the next block, and to its first entry on the next
+            // iteration.
+            self.read_next_block()?;
             return Ok(None);
         }
 
-        // If at the start of a new block, read it and verify the checksum.
-        if self.offset_within_block == 0 {
-            DirBlock {
-                fs: &self.fs,
-                dir_inode: self.inode,
-                block_index,
-                is_first: self.is_first_block,
-                has_htree: self.has_htree,
-                checksum_base: self.checksum_base.clone(),
-            }
-            .read(&mut self.block)?;
-        }
+        // Advance first, so that an invalid entry is skipped.
+        let rec_len = if rest.len() < HEADER_SIZE {
+            0
+        } else {
+            let raw = read_u16le(rest, 4);
+            decode_rec_len(raw, self.fs.0.superblock.block_size)
+        };
+        self.offset_within_block = if rec_len < HEADER_SIZE {
+            // Without a valid length, there is no way to find the next
+            // entry in this block.
+            self.block.len()
+        } else {
+            offset
+                .checked_add(rec_len)
+                .ok_or(CorruptKind::DirEntry(self.inode))?
+        };
 
-        let (entry, entry_size) = DirEntry::from_bytes(
+        let (entry, _) = DirEntry::from_bytes(
             self.fs.clone(),
-            &self.block[self.offset_within_block..],
+            rest,
             self.inode,
             self.path.clone(),
         )?;
-
-        self.offset_within_block = self
-            .offset_within_block
-            .checked_add(entry_size.get())
-            .ok_or(CorruptKind::DirEntry(self.inode))?;
-
         Ok(entry)
+    }
+
+    /// Read the next block, or finish if there is none.
+    fn read_next_block(&mut self) -> Result<(), Ext4Error> {
+        let (blocks, seen, in_hole) = match &mut self.source {
+            Source::Inline(pieces) => {
+                match pieces.next() {
+                    Some(piece) => {
+                        self.block = piece;
+                        self.offset_within_block = 0;
+                    }
+                    None => self.is_done = true,
+                }
+                return Ok(());
+            }
+            Source::Blocks {
+                blocks,
+                seen,
+                in_hole,
+            } => (blocks, seen, in_hole),
+        };
+
+        let Some(block_index) = blocks.next() else {
+            self.is_done = true;
+            return Ok(());
+        };
+        // An error here means that the following blocks can't be found.
+        let block_index = block_index.inspect_err(|_| self.is_done = true)?;
+
+        let is_first = self.is_first_block;
+        self.is_first_block = false;
+        if block_index == 0 {
+            // Report a hole once, however many blocks it has.
+            if !*in_hole {
+                *in_hole = true;
+                return Err(CorruptKind::DirHole(self.inode).into());
+            }
+            return Ok(());
+        }
+        *in_hole = false;
+        if !seen.insert(block_index) {
+            self.is_done = true;
+            return Err(CorruptKind::DirBlockRepeated(self.inode).into());
+        }
+
+        let mut block = vec![0; self.fs.0.superblock.block_size.to_usize()];
+        DirBlock {
+            fs: &self.fs,
+            dir_inode: self.inode,
+            block_index,
+            is_first,
+            has_htree: self.has_htree,
+            checksum_base: self.checksum_base.clone(),
+        }
+        .read(&mut block)?;
+        self.block = block;
+        self.offset_within_block = 0;
+        Ok(())
     }
 }
 
@@ -165,4 +239,15 @@ impl Debug for ReadDir {
 //     yield dir_entry;
 //   }
 // }
-impl_result_iter!(ReadDir, DirEntry);
+impl Iterator for ReadDir {
+    type Item = Result<DirEntry, Ext4Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.is_done {
+            if let Some(result) = self.next_impl().transpose() {
+                return Some(result);
+            }
+        }
+        None
+    }
+}

@@ -6,247 +6,294 @@
 // option. This file may not be copied, modified, or distributed
 // except according to those terms.
 
-use crate::Ext4;
 use crate::block_index::FsBlockIndex;
-use crate::checksum::Checksum;
-use crate::error::{CorruptKind, Ext4Error, IncompatibleKind};
-use crate::inode::Inode;
-use crate::iters::file_blocks::FileBlocks;
+use crate::error::{Corrupt, CorruptKind, Ext4Error};
 use crate::journal::block_header::{JournalBlockHeader, JournalBlockType};
-use crate::journal::commit_block::validate_commit_block_checksum;
+use crate::journal::commit_block::{
+    TransactionChecksum, is_commit_block_valid,
+};
 use crate::journal::descriptor_block::{
-    DescriptorBlockTagIter, validate_descriptor_block_checksum,
+    DescriptorBlockTagIter, is_tail_checksum_valid,
 };
-use crate::journal::revocation_block::{
-    read_revocation_block_table, validate_revocation_block_checksum,
-};
-use crate::journal::superblock::JournalSuperblock;
-use crate::util::usize_from_u32;
+use crate::journal::log::Log;
+use crate::journal::revocation_block::read_revocation_block_table;
+use crate::journal::{BlockMap, JournalBlock, JournalSummary};
+use crate::util::{read_u16le, read_u32le};
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::iter::Skip;
-
-/// Map from a block somewhere in the filesystem to a block in the
-/// journal. Both the key and value are absolute block indices.
-pub(super) type BlockMap = BTreeMap<FsBlockIndex, FsBlockIndex>;
 
 /// Read the block map from the journal.
+///
+/// A transaction that is not complete ends the journal. Its changes are
+/// discarded, as they would be by the kernel.
 pub(super) fn load_block_map(
-    fs: &Ext4,
-    superblock: &JournalSuperblock,
-    journal_inode: &Inode,
-) -> Result<BlockMap, Ext4Error> {
-    let mut loader = BlockMapLoader::new(fs, superblock, journal_inode)?;
+    log: &Log<'_>,
+) -> Result<(BlockMap, JournalSummary), Ext4Error> {
+    let mut loader = BlockMapLoader::new(log);
 
-    while let Some(block_index) = loader.journal_block_iter.next() {
-        loader.block_index = block_index?;
-
-        if let Err(err) = loader.process_next() {
-            if let Ext4Error::Corrupt(_) = err {
-                // If a corruption error occurred, stop reading the
-                // journal. Any uncommitted changes are discarded.
-                break;
-            } else {
-                // Propagate any other type of error.
-                return Err(err);
-            }
-        }
-
-        // Stop reading if the end of the journal was reached.
-        if loader.is_done {
-            break;
-        }
+    // If the start is zero, everything in the journal has been written
+    // to its place.
+    if log.superblock.start_block != 0 {
+        loader.read_log()?;
     }
+    let has_fast_commits = loader.has_fast_commits()?;
 
-    Ok(loader.block_map)
+    let summary = JournalSummary {
+        transactions: loader.num_transactions,
+        blocks: loader.block_map.len(),
+        cut_short_by: loader.cut_short_by,
+        has_fast_commits,
+    };
+    Ok((loader.block_map, summary))
 }
 
-/// Private struct to help create a `BlockMap` from the journal. This is
-/// essentially an iterator, although it does not implement the actual
-/// iterator trait.
+/// Private struct to help create a `BlockMap` from the journal.
 struct BlockMapLoader<'a> {
-    fs: &'a Ext4,
-    superblock: &'a JournalSuperblock,
+    log: &'a Log<'a>,
 
-    /// This block map is the output of the loader. When a commit block
-    /// is reached, the `uncommitted_block_map` entries are moved to
-    /// `block_map`.
+    /// This block map is the output of the loader.
     block_map: BlockMap,
 
-    /// In-process updates to the block map. When a commit block is
-    /// reached, the contents of this map are moved to `block_map`.
-    uncommitted_block_map: BlockMap,
+    /// Number of transactions that have been added to `block_map`.
+    num_transactions: u32,
 
-    /// Revoked blocks in the current transaction. When a commit block
-    /// is reached, any keys in `uncommitted_block_map` that are in this
-    /// revoked list will be deleted instead of committing them to
-    /// `block_map`.
-    revoked_blocks: Vec<FsBlockIndex>,
+    /// Why the log can't be read further, if that is not its end.
+    cut_short_by: Option<Corrupt>,
 
-    /// Iterator over blocks in the journal inode. At construction, the
-    /// iterator is advanced to the journal start block.
-    journal_block_iter: Skip<FileBlocks>,
-
-    /// Current block index.
-    block_index: FsBlockIndex,
-
-    /// Buffer to hold the current block's data.
-    block: Vec<u8>,
-
-    /// Buffer to hold a data block's data. This is separate from
-    /// `block` because when processing a data block, we still need the
-    /// associated descriptor block in memory, so the descriptor is
-    /// stored in `block`.
-    data_block: Vec<u8>,
-
-    /// Current commit sequence number. The initial value comes from the
-    /// superblock, and is incremented when a commit block is
-    /// reached. Each journal block also contains the sequence number;
-    /// it is checked against this value to make sure the journal is
-    /// consistent.
+    /// Sequence number of the current transaction. The initial value
+    /// comes from the superblock, and is incremented when a commit block
+    /// is reached. Each journal block also contains the sequence number.
     sequence: u32,
 
-    /// If true, a block has been reached that doesn't start with the
-    /// journal magic bytes, indicating the end of the journal has been
-    /// reached.
-    is_done: bool,
+    /// Index, within the journal, of the next block.
+    next: u32,
+
+    /// Number of blocks that can be read until the log is back where it
+    /// started.
+    remaining: u32,
+
+    /// Buffers for a block with a header, and for a data block.
+    block: Vec<u8>,
+    data_block: Vec<u8>,
+}
+
+/// A transaction whose commit block hasn't been reached.
+struct Transaction {
+    blocks: Vec<(FsBlockIndex, JournalBlock)>,
+    revoked: Vec<FsBlockIndex>,
+    checksum: TransactionChecksum,
+
+    /// The first checksum that doesn't match. If the transaction is
+    /// committed after all, the journal is corrupt.
+    corrupt: Option<CorruptKind>,
+}
+
+impl Transaction {
+    fn new() -> Self {
+        Self {
+            blocks: Vec::new(),
+            revoked: Vec::new(),
+            checksum: TransactionChecksum::new(),
+            corrupt: None,
+        }
+    }
 }
 
 impl<'a> BlockMapLoader<'a> {
-    fn new(
-        fs: &'a Ext4,
-        superblock: &'a JournalSuperblock,
-        journal_inode: &Inode,
-    ) -> Result<Self, Ext4Error> {
-        // Get an iterator over the journal's block indices.
-        let journal_block_iter = FileBlocks::new(fs.clone(), journal_inode)?;
-
-        // Skip forward to the start block.
-        let journal_block_iter =
-            journal_block_iter.skip(usize_from_u32(superblock.start_block));
-
-        Ok(Self {
-            fs,
-            superblock,
+    fn new(log: &'a Log<'a>) -> Self {
+        let block_size = log.fs.0.superblock.block_size.to_usize();
+        Self {
+            log,
             block_map: BlockMap::new(),
-            uncommitted_block_map: BlockMap::new(),
-            revoked_blocks: Vec::new(),
-            journal_block_iter,
-            block_index: 0,
-            block: vec![0; fs.0.superblock.block_size.to_usize()],
-            data_block: vec![0; fs.0.superblock.block_size.to_usize()],
-            sequence: superblock.sequence,
-            is_done: false,
-        })
+            num_transactions: 0,
+            cut_short_by: None,
+            sequence: log.superblock.sequence,
+            next: log.superblock.start_block,
+            remaining: log.len(),
+            block: vec![0; block_size],
+            data_block: vec![0; block_size],
+        }
     }
 
-    /// Process the next block.
+    /// Read all transactions.
     ///
-    /// Note that depending on the block type, multiple blocks may be
-    /// processed.
-    fn process_next(&mut self) -> Result<(), Ext4Error> {
-        self.fs
-            .read_from_block(self.block_index, 0, &mut self.block)?;
-
-        let Some(header) = JournalBlockHeader::read_bytes(&self.block) else {
-            // Journal block magic is not present, so we've reached
-            // the end of the journal.
-            self.is_done = true;
-            return Ok(());
-        };
-
-        if header.sequence != self.sequence {
-            return Err(CorruptKind::JournalSequence.into());
+    /// A block that was revoked must not be replaced with what this or
+    /// an earlier transaction has for it, since it was freed, and may
+    /// have been reused for something that is not in the journal. This
+    /// can only be decided when all transactions are known.
+    fn read_log(&mut self) -> Result<(), Ext4Error> {
+        let mut transactions = Vec::new();
+        let mut revoked_by = BTreeMap::new();
+        while let Some(transaction) = self.read_transaction()? {
+            for block_index in transaction.revoked {
+                revoked_by.insert(block_index, transactions.len());
+            }
+            transactions.push(transaction.blocks);
+            self.num_transactions = self.num_transactions.saturating_add(1);
         }
 
-        if header.block_type == JournalBlockType::DESCRIPTOR {
-            self.process_descriptor_block()?;
-        } else if header.block_type == JournalBlockType::REVOCATION {
-            self.process_revocation_block()?;
-        } else if header.block_type == JournalBlockType::COMMIT {
-            self.process_commit_block()?;
-        } else {
-            return Err(IncompatibleKind::JournalBlockType(
-                header.block_type.0,
-            )
-            .into());
+        for (nth, blocks) in transactions.into_iter().enumerate() {
+            self.block_map
+                .extend(blocks.into_iter().filter(|(block, _)| {
+                    revoked_by.get(block).is_none_or(|&by| by < nth)
+                }));
         }
         Ok(())
     }
 
-    /// Process a descriptor block.
+    /// Read the next transaction, up to its commit block. Returns `None`
+    /// at the end of the log.
+    fn read_transaction(&mut self) -> Result<Option<Transaction>, Ext4Error> {
+        let mut transaction = Transaction::new();
+        loop {
+            let Some(index) = self.advance() else {
+                return Ok(None);
+            };
+            self.log.read(index, &mut self.block)?;
+            let Some(header) = JournalBlockHeader::read_bytes(&self.block)
+            else {
+                return Ok(None);
+            };
+            // The log goes on with older blocks that have been written
+            // to their place.
+            if header.sequence != self.sequence {
+                return Ok(None);
+            }
+
+            match header.block_type {
+                JournalBlockType::DESCRIPTOR => {
+                    if !self.read_descriptor_block(&mut transaction)? {
+                        return Ok(None);
+                    }
+                }
+                JournalBlockType::REVOCATION => {
+                    self.read_revocation_block(&mut transaction);
+                }
+                JournalBlockType::COMMIT => {
+                    return Ok(self.commit(transaction));
+                }
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// Get the index within the journal of the next block, and move past
+    /// it.
+    fn advance(&mut self) -> Option<u32> {
+        self.remaining = self.remaining.checked_sub(1)?;
+        let index = self.next;
+        self.next = self.log.next(index);
+        Some(index)
+    }
+
+    /// Read a descriptor block, and the data blocks that follow it.
     ///
     /// Each descriptor block contains an array of tags, one for each
     /// data block following the descriptor block. Each data block will
     /// replace a block within the ext4 filesystem.
     ///
-    /// Note that this will skip the `journal_block_iter` past the data
-    /// blocks that follow the descriptor block.
-    fn process_descriptor_block(&mut self) -> Result<(), Ext4Error> {
-        validate_descriptor_block_checksum(self.superblock, &self.block)?;
+    /// Returns false at the end of the log.
+    fn read_descriptor_block(
+        &mut self,
+        transaction: &mut Transaction,
+    ) -> Result<bool, Ext4Error> {
+        let superblock = self.log.superblock;
+        transaction.checksum.update(&self.block);
+        if !is_tail_checksum_valid(superblock, &self.block) {
+            transaction
+                .corrupt
+                .get_or_insert(CorruptKind::JournalDescriptorBlockChecksum);
+        }
 
-        let tags = DescriptorBlockTagIter::new(
-            &self.block[JournalBlockHeader::SIZE..],
-        );
-
-        for tag in tags {
-            let tag = tag?;
-
-            let block_index = self
-                .journal_block_iter
-                .next()
-                .ok_or(CorruptKind::JournalTruncated)??;
-
-            // Check the data block checksum.
-            let mut checksum = Checksum::new();
-            checksum.update(self.superblock.uuid.as_bytes());
-            checksum.update_u32_be(self.sequence);
-            self.fs
-                .read_from_block(block_index, 0, &mut self.data_block)?;
-            checksum.update(&self.data_block);
-            if checksum.finalize() != tag.checksum {
-                return Err(CorruptKind::JournalDescriptorTagChecksum.into());
+        // OK to unwrap: minimum block length is 1024.
+        let end = self
+            .block
+            .len()
+            .checked_sub(superblock.block_tail_size())
+            .unwrap();
+        let bytes = self.block[JournalBlockHeader::SIZE..end].to_vec();
+        for tag in DescriptorBlockTagIter::new(superblock, &bytes) {
+            let Some(index) = self.advance() else {
+                return Ok(false);
+            };
+            let block_index = self.log.read(index, &mut self.data_block)?;
+            transaction.checksum.update(&self.data_block);
+            if !tag.is_data_valid(superblock, self.sequence, &self.data_block) {
+                transaction
+                    .corrupt
+                    .get_or_insert(CorruptKind::JournalDescriptorTagChecksum);
             }
-
-            self.uncommitted_block_map
-                .insert(tag.block_index, block_index);
+            let replacement = JournalBlock {
+                block_index,
+                is_escaped: tag.is_escaped(),
+            };
+            transaction.blocks.push((tag.block_index, replacement));
         }
-
-        Ok(())
+        Ok(true)
     }
 
-    fn process_revocation_block(&mut self) -> Result<(), Ext4Error> {
-        validate_revocation_block_checksum(self.superblock, &self.block)?;
-        read_revocation_block_table(&self.block, &mut self.revoked_blocks)
+    fn read_revocation_block(&mut self, transaction: &mut Transaction) {
+        let superblock = self.log.superblock;
+        let result = if is_tail_checksum_valid(superblock, &self.block) {
+            read_revocation_block_table(
+                superblock,
+                &self.block,
+                &mut transaction.revoked,
+            )
+        } else {
+            Err(CorruptKind::JournalRevocationBlockChecksum)
+        };
+        if let Err(kind) = result {
+            transaction.corrupt.get_or_insert(kind);
+        }
     }
 
-    /// Process a commit block.
+    /// Finish the transaction whose commit block is in `block`.
     ///
-    /// This indicates that a group of descriptor blocks have been
-    /// successfully processed. The entries in `uncommitted_block_map`
-    /// are moved to `block_map`, and the sequence number is
-    /// incremented.
-    fn process_commit_block(&mut self) -> Result<(), Ext4Error> {
-        validate_commit_block_checksum(self.superblock, &self.block)?;
-
-        // Remove any revoked blocks from uncommitted blocks.
-        for block_index in &self.revoked_blocks {
-            // Don't check the `remove` return value, as a revoked block
-            // wasn't necessarily reused later in the transaction.
-            self.uncommitted_block_map.remove(block_index);
+    /// Returns `None` if the transaction is corrupt.
+    fn commit(&mut self, mut transaction: Transaction) -> Option<Transaction> {
+        let superblock = self.log.superblock;
+        let checksum = core::mem::replace(
+            &mut transaction.checksum,
+            TransactionChecksum::new(),
+        );
+        let is_valid = is_commit_block_valid(superblock, &self.block)
+            && (!superblock.has_checksum_v1 || checksum.is_valid(&self.block));
+        if !is_valid {
+            transaction
+                .corrupt
+                .get_or_insert(CorruptKind::JournalCommitBlockChecksum);
         }
-        self.revoked_blocks.clear();
+        if let Some(kind) = transaction.corrupt.take() {
+            // With asynchronous commits, a commit block can be written
+            // before the rest of its transaction, so that this is the
+            // end of the log.
+            if !superblock.has_async_commits() {
+                self.cut_short_by = Some(kind.into());
+            }
+            return None;
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        Some(transaction)
+    }
 
-        // Commit the block map entries.
-        self.block_map.extend(self.uncommitted_block_map.iter());
-        self.uncommitted_block_map.clear();
+    /// Whether there are fast commits that belong to the transaction
+    /// after the last one.
+    ///
+    /// See `ext4_fc_replay_scan` in the kernel.
+    fn has_fast_commits(&mut self) -> Result<bool, Ext4Error> {
+        const TAG_HEAD: u16 = 9;
+        const TAG_LEN: u16 = 8;
 
-        self.sequence = self
-            .sequence
-            .checked_add(1)
-            .ok_or(CorruptKind::JournalSequenceOverflow)?;
-
-        Ok(())
+        let Some(start) = self.log.fast_commit_start() else {
+            return Ok(false);
+        };
+        self.log.read(start, &mut self.block)?;
+        // A tag, its length, the features and the sequence number. These
+        // are little-endian, unlike the rest of the journal.
+        Ok(read_u16le(&self.block, 0) == TAG_HEAD
+            && read_u16le(&self.block, 2) == TAG_LEN
+            && read_u32le(&self.block, 8) == self.sequence)
     }
 }

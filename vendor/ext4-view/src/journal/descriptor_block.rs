@@ -1,4 +1,4 @@
-// Copyright 2025 Google LLC
+// Copyright 2024 Google LLC
 //
 // Licensed under the Apache License, Version 2.0 <LICENSE-APACHE or
 // https://www.apache.org/licenses/LICENSE-2.0> or the MIT license
@@ -8,31 +8,27 @@
 
 use crate::block_index::FsBlockIndex;
 use crate::checksum::Checksum;
-use crate::error::{CorruptKind, Ext4Error, IncompatibleKind};
 use crate::journal::superblock::JournalSuperblock;
-use crate::util::{read_u32be, u64_from_hilo};
+use crate::util::{read_u16be, read_u32be, u64_from_hilo};
 use bitflags::bitflags;
 
-/// Ensure a descriptor block's checksum is valid.
-///
-/// The checksum is stored in the last four bytes of the block.
-pub(super) fn validate_descriptor_block_checksum(
+/// Check the checksum of a descriptor or revocation block, which is
+/// stored in the last four bytes of the block.
+pub(super) fn is_tail_checksum_valid(
     superblock: &JournalSuperblock,
     block: &[u8],
-) -> Result<(), Ext4Error> {
+) -> bool {
+    let tail_size = superblock.block_tail_size();
+    if tail_size == 0 {
+        return true;
+    }
     // OK to unwrap: minimum block length is 1024.
-    let checksum_offset = block.len().checked_sub(4).unwrap();
-    let expected_checksum = read_u32be(block, checksum_offset);
+    let checksum_offset = block.len().checked_sub(tail_size).unwrap();
     let mut checksum = Checksum::new();
     checksum.update(superblock.uuid.as_bytes());
     checksum.update(&block[..checksum_offset]);
     checksum.update_u32_be(0);
-
-    if checksum.finalize() == expected_checksum {
-        Ok(())
-    } else {
-        Err(CorruptKind::JournalDescriptorBlockChecksum.into())
-    }
+    checksum.finalize() == read_u32be(block, checksum_offset)
 }
 
 /// Data block tag within a descriptor block.
@@ -48,121 +44,112 @@ pub(super) struct DescriptorBlockTag {
     /// with the data block associated with this tag.
     pub(super) block_index: FsBlockIndex,
 
-    /// Checksum of the block data.
+    /// Checksum of the block data, in the form of the journal's version
+    /// of checksums.
     ///
     /// Note that this checksum is for the data block associated with
     /// this tag. The data in the tag itself is covered by the
     /// descriptor block checksum.
-    pub(super) checksum: u32,
+    checksum: u32,
 
     flags: DescriptorBlockTagFlags,
 }
 
 impl DescriptorBlockTag {
-    const SIZE_WITHOUT_UUID: usize = 16;
-    const SIZE_WITH_UUID: usize = 32;
+    /// Size of the UUID that may follow a tag.
+    const UUID_SIZE: usize = 16;
 
-    /// Size (in bytes) of the tag when encoded in a block.
-    fn encoded_size(&self) -> usize {
-        if self.flags.contains(DescriptorBlockTagFlags::UUID_OMITTED) {
-            Self::SIZE_WITHOUT_UUID
+    /// Whether the data block starts with the journal's magic, which is
+    /// stored as zeros.
+    pub(super) fn is_escaped(&self) -> bool {
+        self.flags.contains(DescriptorBlockTagFlags::ESCAPED)
+    }
+
+    /// Read a tag from `bytes`, which must be large enough.
+    fn read_bytes(superblock: &JournalSuperblock, bytes: &[u8]) -> Self {
+        // The format depends on the features of the journal. See
+        // `journal_block_tag_t` and `journal_block_tag3_t` in the kernel.
+        let t_blocknr = read_u32be(bytes, 0);
+        let (flags, checksum) = if superblock.has_checksum_v3() {
+            (read_u32be(bytes, 4), read_u32be(bytes, 12))
         } else {
-            Self::SIZE_WITH_UUID
+            let t_checksum = read_u16be(bytes, 4);
+            let t_flags = read_u16be(bytes, 6);
+            (u32::from(t_flags), u32::from(t_checksum))
+        };
+        let t_blocknr_high = if superblock.is_64bit() {
+            read_u32be(bytes, 8)
+        } else {
+            0
+        };
+        Self {
+            block_index: u64_from_hilo(t_blocknr_high, t_blocknr),
+            flags: DescriptorBlockTagFlags::from_bits_retain(flags),
+            checksum,
         }
     }
 
-    /// Read a tag from `bytes`.
-    ///
-    /// Returns `None` if there are not enough bytes to read the tag.
-    fn read_bytes(bytes: &[u8]) -> Option<Self> {
-        // Note: the tag format depends on feature flags in the journal
-        // superblock. The code in this function is only correct if the
-        // `CHECKSUM_V3` feature is enabled (this is checked when
-        // loading the superblock).
-
-        if bytes.len() < Self::SIZE_WITHOUT_UUID {
-            return None;
+    /// Check the checksum of the data block that belongs to the tag.
+    pub(super) fn is_data_valid(
+        &self,
+        superblock: &JournalSuperblock,
+        sequence: u32,
+        data: &[u8],
+    ) -> bool {
+        if superblock.block_tail_size() == 0 {
+            return true;
         }
-
-        let t_blocknr = read_u32be(bytes, 0);
-        let t_flags = read_u32be(bytes, 4);
-        let t_blocknr_high = read_u32be(bytes, 8);
-        let t_checksum = read_u32be(bytes, 12);
-
-        let flags = DescriptorBlockTagFlags::from_bits_retain(t_flags);
-
-        if !flags.contains(DescriptorBlockTagFlags::UUID_OMITTED)
-            && bytes.len() < Self::SIZE_WITH_UUID
-        {
-            return None;
+        let mut checksum = Checksum::new();
+        checksum.update(superblock.uuid.as_bytes());
+        checksum.update_u32_be(sequence);
+        checksum.update(data);
+        let actual = checksum.finalize();
+        if superblock.has_checksum_v3() {
+            actual == self.checksum
+        } else {
+            // Version 2 keeps the lower half only.
+            actual & 0xffff == self.checksum
         }
-
-        Some(Self {
-            block_index: u64_from_hilo(t_blocknr_high, t_blocknr),
-            flags,
-            checksum: t_checksum,
-        })
     }
 }
 
 /// Iterator over tags in a descriptor block.
 pub(super) struct DescriptorBlockTagIter<'a> {
+    superblock: &'a JournalSuperblock,
+
     /// Remaining bytes in the block.
     bytes: &'a [u8],
-
-    /// Set to true after the last element (or an error) is
-    /// returned. All future calls to `next` will return `None`.
-    is_done: bool,
 }
 
 impl<'a> DescriptorBlockTagIter<'a> {
-    /// Create a tag iterator from the raw bytes of a descriptor block.
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
-            is_done: false,
-        }
+    /// Create a tag iterator from the raw bytes of a descriptor block,
+    /// without the header and the checksum at the end.
+    pub(super) fn new(
+        superblock: &'a JournalSuperblock,
+        bytes: &'a [u8],
+    ) -> Self {
+        Self { superblock, bytes }
     }
 }
 
 impl Iterator for DescriptorBlockTagIter<'_> {
-    type Item = Result<DescriptorBlockTag, Ext4Error>;
+    type Item = DescriptorBlockTag;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.is_done {
-            return None;
-        }
+        let tag_size = self.superblock.tag_size();
+        let (tag, mut rest) = self.bytes.split_at_checked(tag_size)?;
+        // Version 2 tags can be shorter than the fields they don't have.
+        let tag = DescriptorBlockTag::read_bytes(self.superblock, tag);
 
-        let tag = if let Some(tag) = DescriptorBlockTag::read_bytes(self.bytes)
-        {
-            tag
+        if !tag.flags.contains(DescriptorBlockTagFlags::UUID_OMITTED) {
+            rest = rest.get(DescriptorBlockTag::UUID_SIZE..).unwrap_or(&[]);
+        }
+        self.bytes = if tag.flags.contains(DescriptorBlockTagFlags::LAST_TAG) {
+            &[]
         } else {
-            // If there were not enough bytes left to read the next tag,
-            // then either there is no tag with the `LAST_TAG` flag set,
-            // or the final tag does have that flag set but there are
-            // not enough bytes to read the full tag.
-            self.is_done = true;
-            return Some(Err(
-                CorruptKind::JournalDescriptorBlockTruncated.into()
-            ));
+            rest
         };
-
-        // Escaped data blocks are not yet supported.
-        if tag.flags.contains(DescriptorBlockTagFlags::ESCAPED) {
-            self.is_done = true;
-            return Some(Err(IncompatibleKind::JournalBlockEscaped.into()));
-        }
-
-        if tag.flags.contains(DescriptorBlockTagFlags::LAST_TAG) {
-            // Last tag reached, nothing more to read.
-            self.is_done = true;
-            return Some(Ok(tag));
-        }
-
-        // Update the remaining bytes.
-        self.bytes = &self.bytes[tag.encoded_size()..];
-
-        Some(Ok(tag))
+        Some(tag)
     }
 }
 
@@ -179,145 +166,39 @@ bitflags! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Uuid;
+    use crate::journal::superblock::JournalIncompatibleFeatures;
 
-    /// Test success and failure cases of `validate_descriptor_block_checksum`.
-    #[test]
-    fn test_validate_descriptor_block_checksum() {
-        let superblock = JournalSuperblock {
-            block_size: 1024,
-            sequence: 0,
-            start_block: 0,
-            uuid: Uuid([0; 16]),
-        };
-        let mut block = vec![0; 1024];
-        assert_eq!(
-            validate_descriptor_block_checksum(&superblock, &block)
-                .unwrap_err(),
-            CorruptKind::JournalDescriptorBlockChecksum
-        );
-
-        block[1020..].copy_from_slice(&[0x74, 0xef, 0x0e, 0xf6]);
-        assert!(
-            validate_descriptor_block_checksum(&superblock, &block).is_ok()
-        );
+    fn superblock(features: JournalIncompatibleFeatures) -> JournalSuperblock {
+        JournalSuperblock {
+            features,
+            ..JournalSuperblock::for_tests()
+        }
     }
 
-    fn push_u32be(bytes: &mut Vec<u8>, value: u32) {
-        bytes.extend(&value.to_be_bytes());
+    #[test]
+    fn test_tags_without_features() {
+        let superblock = superblock(JournalIncompatibleFeatures::empty());
+        let mut bytes = Vec::new();
+        bytes.extend([0, 0, 0, 5, 0, 0, 0, 0]);
+        bytes.extend([0; 16]); // UUID
+        bytes.extend([0, 0, 0, 6, 0, 0, 0, 3]); // escaped, no UUID
+        bytes.extend([0, 0, 0, 7, 0, 0, 0, 10]); // last, no UUID
+        bytes.extend([0, 0, 0, 8, 0, 0, 0, 2]);
+        let tags: Vec<_> =
+            DescriptorBlockTagIter::new(&superblock, &bytes).collect();
+        let blocks: Vec<_> = tags.iter().map(|t| t.block_index).collect();
+        assert_eq!(blocks, [5, 6, 7]);
+        assert!(tags[1].is_escaped() && !tags[2].is_escaped());
     }
 
-    /// Test `DescriptorBlockTagIter` on valid input. The first tag has
-    /// no UUID, the second tag does have a UUID.
     #[test]
-    fn test_descriptor_block_tag_iter() {
-        let mut bytes = vec![];
-
-        // Block number low.
-        push_u32be(&mut bytes, 0x1000);
-        // Flags.
-        push_u32be(&mut bytes, DescriptorBlockTagFlags::UUID_OMITTED.bits());
-        // Block number high.
-        push_u32be(&mut bytes, 0xa000);
-        // Checksum.
-        push_u32be(&mut bytes, 0x123);
-
-        // Block number low.
-        push_u32be(&mut bytes, 0x2000);
-        // Flags.
-        push_u32be(&mut bytes, DescriptorBlockTagFlags::LAST_TAG.bits());
-        // Block number high.
-        push_u32be(&mut bytes, 0xb000);
-        // Checksum.
-        push_u32be(&mut bytes, 0x456);
-        // UUID.
-        bytes.extend([0; 16]);
-
-        assert_eq!(
-            DescriptorBlockTagIter::new(&bytes)
-                .map(Result::unwrap)
-                .collect::<Vec<_>>(),
-            [
-                DescriptorBlockTag {
-                    block_index: 0xa000_0000_1000,
-                    flags: DescriptorBlockTagFlags::UUID_OMITTED,
-                    checksum: 0x123,
-                },
-                DescriptorBlockTag {
-                    block_index: 0xb000_0000_2000,
-                    flags: DescriptorBlockTagFlags::LAST_TAG,
-                    checksum: 0x456,
-                }
-            ]
-        );
-    }
-
-    /// Test `DescriptorBlockTagFlags` on empty input.
-    #[test]
-    fn test_descriptor_block_tag_iter_empty() {
-        let bytes = vec![];
-        assert_eq!(
-            DescriptorBlockTagIter::new(&bytes)
-                .next()
-                .unwrap()
-                .unwrap_err(),
-            CorruptKind::JournalDescriptorBlockTruncated
-        );
-    }
-
-    /// Test that `DescriptorBlockTagIter` correctly returns an error on
-    /// truncated input.
-    #[test]
-    fn test_descriptor_block_tag_iter_missing_uuid() {
-        let mut bytes = vec![];
-
-        // Block number low.
-        push_u32be(&mut bytes, 0x2000);
-        // Flags.
-        push_u32be(&mut bytes, DescriptorBlockTagFlags::LAST_TAG.bits());
-        // Block number high.
-        push_u32be(&mut bytes, 0xb000);
-        // Checksum.
-        push_u32be(&mut bytes, 0x456);
-
-        // Intentionally leave out the UUID bytes to produce an error.
-
-        assert_eq!(
-            DescriptorBlockTagIter::new(&bytes)
-                .next()
-                .unwrap()
-                .unwrap_err(),
-            CorruptKind::JournalDescriptorBlockTruncated
-        );
-    }
-
-    /// Test that `DescriptorBlockTagIter` correctly returns an error if
-    /// an escaped block is present.
-    #[test]
-    fn test_descriptor_block_tag_iter_escaped_error() {
-        let mut bytes = vec![];
-
-        // Block number low.
-        push_u32be(&mut bytes, 0x2000);
-        // Flags.
-        push_u32be(
-            &mut bytes,
-            (DescriptorBlockTagFlags::ESCAPED
-                | DescriptorBlockTagFlags::UUID_OMITTED
-                | DescriptorBlockTagFlags::LAST_TAG)
-                .bits(),
-        );
-        // Block number high.
-        push_u32be(&mut bytes, 0xb000);
-        // Checksum.
-        push_u32be(&mut bytes, 0x456);
-
-        assert_eq!(
-            DescriptorBlockTagIter::new(&bytes)
-                .next()
-                .unwrap()
-                .unwrap_err(),
-            IncompatibleKind::JournalBlockEscaped
-        );
+    fn test_tag_sizes() {
+        use JournalIncompatibleFeatures as F;
+        let size = |features| superblock(features).tag_size();
+        assert_eq!(size(F::empty()), 8);
+        assert_eq!(size(F::IS_64BIT), 12);
+        assert_eq!(size(F::CHECKSUM_V2), 10);
+        assert_eq!(size(F::CHECKSUM_V2 | F::IS_64BIT), 14);
+        assert_eq!(size(F::CHECKSUM_V3), 16);
     }
 }
