@@ -1,5 +1,8 @@
 //! What is inside an image: file systems, containers, partition tables, known by their magic.
 
+pub mod databases;
+pub mod ext;
+pub mod files;
 pub mod partition;
 
 use crate::error::Result;

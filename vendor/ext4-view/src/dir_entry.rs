@@ -302,16 +302,15 @@ impl DirEntry {
             .ok_or(CorruptKind::DirEntryNameTooLarge(inode, name_len))?;
 
         // This value is only valid if `FILE_TYPE_IN_DIR_ENTRY` is in the
-        // incompatible features set, and it can be zero (unknown).
+        // incompatible features set.
         let file_type = bytes[7];
         let has_file_type =
             fs.0.superblock
                 .incompatible_features
                 .contains(IncompatibleFeatures::FILE_TYPE_IN_DIR_ENTRY);
-        let file_type = if has_file_type && file_type != 0 {
-            Some(FileType::from_dir_entry(file_type).map_err(|_| {
-                CorruptKind::DirEntryInvalidFileType(inode, file_type)
-            })?)
+        let file_type = if has_file_type {
+            // An unknown type is not a problem, as the inode has it too.
+            FileType::from_dir_entry(file_type).ok()
         } else {
             None
         };

@@ -251,7 +251,6 @@ pub(crate) enum CorruptKind {
     /// Journal has the same block twice.
     JournalBlockRepeated,
 
-
     /// Journal commit block checksum is invalid.
     JournalCommitBlockChecksum,
 
@@ -266,8 +265,6 @@ pub(crate) enum CorruptKind {
 
     /// Journal revocation block has an invalid table size.
     JournalRevocationBlockInvalidTableSize(usize),
-
-
 
     /// An inode's checksum is invalid.
     InodeChecksum(InodeIndex),
@@ -356,9 +353,6 @@ pub(crate) enum CorruptKind {
     /// A directory entry's name length is too large.
     DirEntryNameTooLarge(InodeIndex, u8),
 
-    /// A directory entry's file type is invalid.
-    DirEntryInvalidFileType(InodeIndex, u8),
-
     /// A directory entry's name is invalid.
     DirEntryInvalidName(InodeIndex, DirEntryNameError),
 
@@ -393,7 +387,6 @@ pub(crate) enum CorruptKind {
         /// Length in bytes of the read.
         read_len: usize,
     },
-
 }
 
 impl Display for CorruptKind {
@@ -566,12 +559,6 @@ impl Display for CorruptKind {
                 write!(
                     f,
                     "name of directory entry in inode {inode} is too large: {len}"
-                )
-            }
-            Self::DirEntryInvalidFileType(inode, value) => {
-                write!(
-                    f,
-                    "directory entry in inode {inode} has invalid file type: {value}"
                 )
             }
             Self::DirEntryInvalidName(inode, err) => {

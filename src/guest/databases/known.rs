@@ -1,0 +1,294 @@
+//! The table of stores that are recognised, and how their versions are read.
+//!
+//! A directory is a store when all marks of a rule are among its entries; the first rule that fits counts, so special
+//! ones come first. A file is one when a magic says so.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::guest::databases::StoreFacts;
+use crate::guest::databases::postgres::Cluster;
+use crate::guest::databases::sqlite::Header;
+use crate::guest::files::{Entry, FileKind, Files, beginning};
+
+/// How much is read of a file that says a version, in bytes.
+const TEXT_BYTES: usize = 4096;
+/// How long a version may be that is taken over, in characters.
+const VERSION_CHARS: usize = 60;
+
+/// A version and whatever else is known.
+pub type Described = (Option<String>, StoreFacts);
+
+/// Something that must be in a directory.
+#[derive(Clone, Copy, Debug)]
+pub enum Mark {
+    /// A file of that name.
+    File(&'static str),
+    /// A directory of that name.
+    Dir(&'static str),
+    /// A file whose name begins so.
+    Prefix(&'static str),
+    /// A file whose name ends so.
+    Suffix(&'static str),
+    /// A file at that path below. It is looked for only when all else is there.
+    Below(&'static str),
+}
+
+impl Mark {
+    fn fits(self, entry: &Entry) -> bool {
+        let name = entry.name.as_bytes();
+        let (kind, fits) = match self {
+            Mark::File(wanted) => (FileKind::File, name == wanted.as_bytes()),
+            Mark::Dir(wanted) => (FileKind::Directory, name == wanted.as_bytes()),
+            Mark::Prefix(wanted) => (FileKind::File, name.starts_with(wanted.as_bytes())),
+            Mark::Suffix(wanted) => (FileKind::File, name.ends_with(wanted.as_bytes())),
+            Mark::Below(_) => return false,
+        };
+        fits && entry.kind == kind
+    }
+}
+
+/// A store that is a directory.
+pub struct DirRule {
+    /// Its name.
+    pub name: &'static str,
+    marks: &'static [Mark],
+    /// What is known of the directory, whose entries that fit the marks are named in their order.
+    pub describe: fn(&dyn Files, &Path, &[Option<OsString>]) -> Described,
+}
+
+/// Which marks of a rule were seen so far.
+pub struct Matches<'a> {
+    /// The rule.
+    pub rule: &'a DirRule,
+    /// For each mark the name that fits it; the last one by name, where several do.
+    pub names: Vec<Option<OsString>>,
+}
+
+impl<'a> Matches<'a> {
+    /// None yet.
+    pub fn of(rule: &'a DirRule) -> Self {
+        Matches { rule, names: vec![None; rule.marks.len()] }
+    }
+
+    /// Looks at one more entry.
+    pub fn take(&mut self, entry: &Entry) {
+        for (mark, name) in self.rule.marks.iter().zip(&mut self.names) {
+            if mark.fits(entry) && name.as_ref().is_none_or(|name| *name < entry.name) {
+                *name = Some(entry.name.clone());
+            }
+        }
+    }
+
+    /// Whether all are there.
+    pub fn is_full(&self, files: &dyn Files, dir: &Path) -> bool {
+        let marks = self.rule.marks.iter().zip(&self.names);
+        let below = |mark: &Mark| match mark {
+            Mark::Below(path) => Some(dir.join(path)),
+            _ => None,
+        };
+        marks.clone().all(|(mark, name)| name.is_some() || below(mark).is_some())
+            && marks.filter_map(|(mark, _)| below(mark)).all(|path| files.read(&path, 0, &mut [0]).is_ok())
+    }
+}
+
+use Mark::{Below, Dir, File, Prefix, Suffix};
+
+const fn rule(
+    name: &'static str,
+    marks: &'static [Mark],
+    describe: fn(&dyn Files, &Path, &[Option<OsString>]) -> Described,
+) -> DirRule {
+    DirRule { name, marks, describe }
+}
+
+/// What is known by the entries of its directory.
+pub const DIRECTORIES: &[DirRule] = &[
+    rule("PostgreSQL", &[File("PG_VERSION"), Dir("global"), Dir("base")], postgres),
+    rule("MariaDB", &[File("ibdata1"), File("aria_log_control")], mariadb),
+    rule("MySQL", &[File("ibdata1"), File("mysql.ibd")], mysql),
+    rule("MySQL or MariaDB", &[File("ibdata1"), Dir("mysql")], mariadb),
+    rule("MongoDB", &[File("WiredTiger"), File("storage.bson")], wired_tiger),
+    rule("MongoDB", &[File("WiredTiger"), File("_mdb_catalog.wt")], wired_tiger),
+    rule("Redis append-only file", &[Suffix(".aof.manifest")], nothing),
+    rule("etcd", &[Dir("snap"), Dir("wal"), Below("snap/db")], nothing),
+    rule("RabbitMQ", &[File("cluster_nodes.config")], nothing),
+    rule("Kafka", &[File("meta.properties")], kafka),
+    rule("ZooKeeper", &[Prefix("snapshot."), Prefix("log.")], nothing),
+    rule("Elasticsearch or OpenSearch", &[Dir("_state"), Dir("indices")], nothing),
+    rule("Lucene index", &[Prefix("segments_")], lucene),
+    rule("Prometheus", &[Dir("chunks_head"), Dir("wal")], nothing),
+    rule("InfluxDB 2", &[File("influxd.bolt"), Dir("engine")], nothing),
+    rule("InfluxDB", &[Dir("meta"), Dir("data"), Dir("wal"), Below("meta/meta.db")], nothing),
+    rule("ClickHouse", &[Dir("store"), Dir("metadata"), File("uuid")], click_house),
+    rule("Cassandra or Scylla", &[Dir("commitlog"), Dir("hints"), Dir("data")], nothing),
+    rule("CouchDB", &[File("_dbs.couch"), Dir("shards")], nothing),
+    rule("Neo4j", &[Dir("databases"), Dir("transactions"), Below("databases/store_lock")], nothing),
+    rule("MinIO", &[Dir(".minio.sys"), Below(".minio.sys/format.json")], nothing),
+    rule("Microsoft SQL Server", &[File("master.mdf")], nothing),
+    rule("RocksDB", &[File("CURRENT"), Prefix("MANIFEST-"), Prefix("OPTIONS-")], rocks_db),
+    rule("LevelDB", &[File("CURRENT"), Prefix("MANIFEST-")], nothing),
+    rule("WiredTiger", &[File("WiredTiger"), File("WiredTiger.wt")], wired_tiger),
+];
+
+/// A store that is a file.
+pub struct FileRule {
+    /// Its name.
+    pub name: &'static str,
+    /// What is known of a file that begins so; `None` when it is another one.
+    pub recognise: fn(&[u8]) -> Option<Described>,
+}
+
+/// What is known by its magic.
+pub const FILES: &[FileRule] = &[
+    FileRule { name: "SQLite", recognise: sqlite },
+    FileRule { name: "Redis dump", recognise: redis },
+    FileRule { name: "bbolt", recognise: bbolt },
+    FileRule { name: "LMDB", recognise: lmdb },
+    FileRule { name: "DuckDB", recognise: duck_db },
+    FileRule { name: "H2", recognise: h2 },
+];
+
+/// Endings of names that files are looked into for, whatever their length.
+const ENDINGS: &[&str] = &[".db", ".db3", ".sqlite", ".sqlite3", ".rdb", ".mdb", ".duckdb", ".bolt", ".kuma"];
+
+/// Whether a file may be a store by itself. Databases are made of pages, so most others can be told by their length;
+/// looking into every one takes hours on a slow disk.
+pub fn may_be_store(entry: &Entry) -> bool {
+    let name = entry.name.as_bytes();
+    let ending_fits = || ENDINGS.iter().any(|ending| name.ends_with(ending.as_bytes()));
+    entry.size_bytes > 0 && (entry.size_bytes % 512 == 0 || ending_fits())
+}
+
+fn nothing(_: &dyn Files, _: &Path, _: &[Option<OsString>]) -> Described {
+    (None, StoreFacts::None)
+}
+
+fn sqlite(head: &[u8]) -> Option<Described> {
+    let header = Header::parse(head)?;
+    Some((header.version(), StoreFacts::Sqlite(header)))
+}
+
+/// `REDIS` and four digits; then fields, of which the version is the first (`rdbSaveInfoAuxFields` in Redis's `rdb.c`).
+fn redis(head: &[u8]) -> Option<Described> {
+    let rest = head.strip_prefix(b"REDIS").or_else(|| head.strip_prefix(b"VALKEY"))?;
+    let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    if !(3..=4).contains(&digits) {
+        return None;
+    }
+    let (format, rest) = rest.split_at(digits);
+    let field = rest.strip_prefix(b"\xfa\x09redis-ver").or_else(|| rest.strip_prefix(b"\xfa\x0avalkey-ver"));
+    let version = field.and_then(|field| {
+        let (&length, text) = field.split_first()?;
+        plain(text.get(..usize::from(length))?)
+    });
+    let version = version.or_else(|| plain(format).map(|format| format!("RDB format {format}")));
+    Some((version, StoreFacts::None))
+}
+
+/// A meta page: its header of 16 bytes, then magic and version (`meta` in bbolt's `internal/common/meta.go`).
+fn bbolt(head: &[u8]) -> Option<Described> {
+    format_number(head.get(16..)?.strip_prefix(b"\xed\xda\x0c\xed")?)
+}
+
+/// A meta page: its header of 16 bytes, then magic and version (`MDB_meta` in LMDB's `mdb.c`), on 64 bits.
+fn lmdb(head: &[u8]) -> Option<Described> {
+    format_number(head.get(16..)?.strip_prefix(b"\xde\xc0\xef\xbe")?)
+}
+
+fn format_number(rest: &[u8]) -> Option<Described> {
+    let number = u32::from_le_bytes(*rest.first_chunk()?);
+    Some((Some(format!("format {number}")), StoreFacts::None))
+}
+
+/// A sum of 8 bytes, the magic, and the storage version (`MainHeader` in DuckDB's `storage_info.hpp`).
+fn duck_db(head: &[u8]) -> Option<Described> {
+    let number = u64::from_le_bytes(*head.get(8..)?.strip_prefix(b"DUCK")?.first_chunk()?);
+    Some((Some(format!("storage format {number}")), StoreFacts::None))
+}
+
+fn h2(head: &[u8]) -> Option<Described> {
+    head.starts_with(b"H:2,").then_some((None, StoreFacts::None))
+}
+
+fn postgres(files: &dyn Files, dir: &Path, _: &[Option<OsString>]) -> Described {
+    let cluster = Cluster::read(files, dir);
+    (cluster.version.clone(), StoreFacts::Postgres(Box::new(cluster)))
+}
+
+/// The upgrade program leaves the version behind; which name it uses depends on that.
+fn mariadb(files: &dyn Files, dir: &Path, _: &[Option<OsString>]) -> Described {
+    let version = ["mariadb_upgrade_info", "mysql_upgrade_info"].iter().find_map(|name| {
+        let bytes = beginning(files, &dir.join(name), TEXT_BYTES).ok()?;
+        plain(bytes.split(|&b| b == b'\n').next()?)
+    });
+    (version, StoreFacts::None)
+}
+
+/// The first page of a tablespace has the server's version (`FIL_PAGE_SRV_VERSION` in MySQL 8's `fil0types.h`).
+fn mysql(files: &dyn Files, dir: &Path, marks: &[Option<OsString>]) -> Described {
+    let page = beginning(files, &dir.join("mysql.ibd"), 64).unwrap_or_default();
+    let number = page.get(8..).and_then(|rest| rest.first_chunk()).map(|bytes| u32::from_be_bytes(*bytes));
+    match number.filter(|number| (50_000..1_000_000).contains(number)) {
+        Some(number) => {
+            (Some(format!("{}.{}.{}", number / 10_000, number / 100 % 100, number % 100)), StoreFacts::None)
+        }
+        None => mariadb(files, dir, marks),
+    }
+}
+
+/// The second line of the file `WiredTiger` says the version: `WiredTiger 11.2.0: (November 1, 2022)`.
+fn wired_tiger(files: &dyn Files, dir: &Path, _: &[Option<OsString>]) -> Described {
+    let bytes = beginning(files, &dir.join("WiredTiger"), TEXT_BYTES).unwrap_or_default();
+    let line = bytes.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"WiredTiger "));
+    let version = line.and_then(|line| plain(line.split(|&b| b == b':').next()?));
+    (version.map(|version| format!("storage engine WiredTiger {version}")), StoreFacts::None)
+}
+
+fn kafka(files: &dyn Files, dir: &Path, _: &[Option<OsString>]) -> Described {
+    let version = value_of(files, &dir.join("meta.properties"), b"version=");
+    (version.map(|version| format!("metadata version {version}")), StoreFacts::None)
+}
+
+fn click_house(files: &dyn Files, dir: &Path, _: &[Option<OsString>]) -> Described {
+    let version = value_of(files, &dir.join("status"), b"Revision: ");
+    (version.map(|revision| format!("revision {revision}")), StoreFacts::None)
+}
+
+fn rocks_db(files: &dyn Files, dir: &Path, marks: &[Option<OsString>]) -> Described {
+    let options = marks.iter().flatten().next_back();
+    let version = options.and_then(|name| value_of(files, &dir.join(name), b"  rocksdb_version="));
+    (version, StoreFacts::None)
+}
+
+/// The header that all of Lucene's files have (`CodecUtil.writeIndexHeader`), and behind it the version, each of whose
+/// parts is below 128 and takes one byte (`SegmentInfos.write`).
+fn lucene(files: &dyn Files, dir: &Path, marks: &[Option<OsString>]) -> Described {
+    let version = marks.iter().flatten().next().and_then(|name| {
+        let bytes = beginning(files, &dir.join(name), 128).ok()?;
+        // Magic, the name of what it is, the format's version; an id of 16 bytes; a suffix.
+        let rest = bytes.strip_prefix(b"\x3f\xd7\x6c\x17\x08segments")?.get(4 + 16..)?;
+        let (&suffix, rest) = rest.split_first()?;
+        match rest.get(usize::from(suffix)..)? {
+            [major, minor, bugfix, ..] if [major, minor, bugfix].iter().all(|&&part| part < 128) => {
+                Some(format!("{major}.{minor}.{bugfix}"))
+            }
+            _ => None,
+        }
+    });
+    (version, StoreFacts::None)
+}
+
+/// What follows `key` at the beginning of a line.
+fn value_of(files: &dyn Files, path: &Path, key: &[u8]) -> Option<String> {
+    let bytes = beginning(files, path, TEXT_BYTES).ok()?;
+    plain(bytes.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(key))?)
+}
+
+/// A version as it stands in a file, if it looks like one.
+fn plain(bytes: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?.trim();
+    let is_plain = text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    (!text.is_empty() && text.len() <= VERSION_CHARS && is_plain).then(|| text.to_owned())
+}
