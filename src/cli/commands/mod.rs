@@ -1,8 +1,10 @@
 //! One file per verb: arguments in, options built, one call into the library, the result shown.
 
+pub mod cat;
 pub mod completions;
 pub mod inject;
 pub mod inspect;
+pub mod ls;
 pub mod man;
 pub mod merge;
 pub mod preserve;

@@ -25,7 +25,7 @@ use crate::model::units::ByteRange;
 use crate::view::disk::Disk;
 
 pub use resolve::{Found, LastLink};
-pub use walk::{Step, Walk};
+pub use walk::{Step, Walk, join};
 
 use trouble::{from_ext, on_open};
 
