@@ -76,12 +76,16 @@ impl<'a> Opened<'a> {
     /// When it is not.
     pub fn finish(self) -> Result<Outcome> {
         self.browser.recheck()?;
-        let findings = self.findings();
+        Ok(self.shown(&self.findings()))
+    }
+
+    /// Shows findings, unless they are in the JSON, and says what they come to.
+    pub fn shown(&self, findings: &[Finding]) -> Outcome {
         if !self.ui.json {
             let reports: Vec<_> = findings.iter().map(FindingReport::from).collect();
             self.ui.findings(&reports);
         }
-        Ok(Outcome::of(findings.iter().map(Finding::severity).max()))
+        Outcome::of(findings.iter().map(Finding::severity).max())
     }
 }
 

@@ -11,7 +11,7 @@ const GATHERED_BYTES: usize = 64 << 10;
 
 /// Standard output, line by line. A reader that went away ends the work, and is no error.
 pub struct Lines<'a> {
-    gathered: String,
+    gathered: Vec<u8>,
     cancel: &'a Cancel,
     is_quiet: bool,
     is_gone: bool,
@@ -20,15 +20,15 @@ pub struct Lines<'a> {
 impl<'a> Lines<'a> {
     /// Lines for `ui`; `cancel` is raised when nobody reads them any more.
     pub fn new(ui: &Ui, cancel: &'a Cancel) -> Self {
-        Lines { gathered: String::new(), cancel, is_quiet: ui.quiet, is_gone: false }
+        Lines { gathered: Vec::new(), cancel, is_quiet: ui.quiet, is_gone: false }
     }
 
-    /// Writes `line`, which has its line end.
+    /// Writes a line, or a part of one, with its line end.
     ///
     /// # Errors
     /// When standard output cannot be written.
-    pub fn push(&mut self, line: &str) -> Result<()> {
-        self.gathered += line;
+    pub fn push(&mut self, line: &[u8]) -> Result<()> {
+        self.gathered.extend(line);
         if self.gathered.len() >= GATHERED_BYTES { self.flush() } else { Ok(()) }
     }
 
@@ -37,12 +37,12 @@ impl<'a> Lines<'a> {
     /// # Errors
     /// When standard output cannot be written.
     pub fn flush(&mut self) -> Result<()> {
-        let text = std::mem::take(&mut self.gathered);
-        if self.is_quiet || self.is_gone || text.is_empty() {
+        let bytes = std::mem::take(&mut self.gathered);
+        if self.is_quiet || self.is_gone || bytes.is_empty() {
             return Ok(());
         }
         let mut out = io::stdout().lock();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        match out.write_all(&bytes).and_then(|()| out.flush()) {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
                 self.is_gone = true;
                 self.cancel.cancel();

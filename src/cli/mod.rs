@@ -68,6 +68,10 @@ pub enum Command {
     Ls(commands::ls::Args),
     /// Print files straight out of the file system in a volume
     Cat(commands::cat::Args),
+    /// Find files, or databases, in the file system in a volume
+    Find(commands::find::Args),
+    /// Copy files and directories out of the file system in a volume
+    Extract(commands::extract::Args),
     /// Print shell completions
     Completions(commands::completions::Args),
     /// Print the manual page, or write one page per command
@@ -120,6 +124,8 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
         Command::Inject(args) => commands::inject::run(&args, ui),
         Command::Ls(args) => commands::ls::run(&args, ui),
         Command::Cat(args) => commands::cat::run(&args, ui),
+        Command::Find(args) => commands::find::run(&args, ui),
+        Command::Extract(args) => commands::extract::run(&args, ui),
         Command::Completions(args) => commands::completions::run(&args, ui),
         Command::Man(args) => commands::man::run(&args, ui),
     }

@@ -11,3 +11,4 @@ pub mod dir;
 pub mod mapped;
 pub mod process;
 pub mod sparse;
+pub mod tree;

@@ -10,7 +10,7 @@ use crate::cli::browse::{Opened, paths_in_image};
 use crate::cli::stream;
 use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
-use crate::event::Event;
+use crate::event::{Event, Run, Silent};
 use crate::report::finding::printable;
 use crate::workflow::browse::LastLink;
 use crate::workflow::browse::read::{check_regular, copy_to};
@@ -44,20 +44,23 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
             .with_hint("lhrecover ls --json tells about files"));
     }
     let opened = Opened::new(&args.source, &args.look, ui)?;
-    let run = opened.run();
     let files = opened.browser.resolve(&paths_in_image(&args.paths), LastLink::Follow)?;
     check_regular(&files)?;
     let mut out = output()?;
     stream::exit_when_stuck(&opened.cancel, None);
     let total = files.iter().fold(0u64, |sum, found| sum.saturating_add(found.node.size_bytes));
-    if total >= LARGE_BYTES {
+    let is_large = total >= LARGE_BYTES;
+    let run = if is_large { opened.run() } else { Run { observer: &Silent, cancel: &opened.cancel } };
+    if is_large {
         run.event(Event::Phase { name: "reading", total_bytes: Some(total) });
     }
     for found in &files {
         copy_to(opened.browser.fs(), found, &mut *out, &run)?;
     }
     out.flush().map_err(|e| Error::output("cannot write to standard output").caused_by(e))?;
-    if total >= LARGE_BYTES {
+    let is_large = total >= LARGE_BYTES;
+    let run = if is_large { opened.run() } else { Run { observer: &Silent, cancel: &opened.cancel } };
+    if is_large {
         run.event(Event::PhaseDone);
     }
     opened.finish()

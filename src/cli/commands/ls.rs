@@ -79,7 +79,7 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
                 Listed::File(entry) => args.line(entry),
             };
             first = false;
-            lines.push(&line)
+            lines.push(line.as_bytes())
         });
         lines.end(work)?;
     }

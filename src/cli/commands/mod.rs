@@ -2,6 +2,8 @@
 
 pub mod cat;
 pub mod completions;
+pub mod extract;
+pub mod find;
 pub mod inject;
 pub mod inspect;
 pub mod ls;

@@ -168,6 +168,15 @@ impl ExtFs {
         self.node(named.index)
     }
 
+    /// The file with that inode number.
+    ///
+    /// # Errors
+    /// When there is none, or its inode is damaged.
+    pub fn node_of(&self, ino: u32) -> Result<Node> {
+        let index = InodeIndex::new(ino).ok_or_else(|| Error::source("there is no inode 0"))?;
+        self.node(index)
+    }
+
     fn node(&self, index: InodeIndex) -> Result<Node> {
         Ok(Node::from(self.fs.inode(index).map_err(from_ext)?))
     }

@@ -1,23 +1,26 @@
 //! Files straight out of a volume: listed, read, found, extracted, with no copy, no mount and no root.
 
+pub mod extract;
 mod glob;
 mod listing;
 pub mod read;
 pub mod search;
 mod troubles;
 
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::access::inside;
 use crate::access::volume::{Volume, VolumeOptions};
 use crate::error::{Error, Result};
-use crate::guest::ext::{ExtFs, Found, JournalState};
+use crate::guest::ext::{ExtFs, JournalState};
 use crate::guest::{self, Guest, GuestKind};
 use crate::model::finding::{Code, Finding};
 use crate::replica::View;
 
-pub use crate::guest::ext::LastLink;
+pub use crate::guest::ext::{Found, LastLink};
 pub use glob::Glob;
 pub use listing::{FileEntry, List, Listed};
 pub use troubles::Troubles;
@@ -78,6 +81,13 @@ impl Browser {
             _ => found,
         };
         starts.into_iter().map(follow).collect()
+    }
+
+    /// Whether `meta` is of the replica directory, or of a file that the volume is made of.
+    pub fn is_part_of_source(&self, meta: &Metadata) -> bool {
+        let Some(source) = &self.volume.source else { return false };
+        let parts = source.parts().unwrap_or_default();
+        parts.iter().any(|part| (part.dev(), part.ino()) == (meta.dev(), meta.ino()))
     }
 
     /// Looks whether the source is still what it was. Call it when the reading is done.
