@@ -1,7 +1,9 @@
 //! The command line: the only place that prints, asks the environment, and turns errors into exit codes.
 
 pub mod args;
+pub mod browse;
 pub mod commands;
+pub mod lines;
 pub mod report_file;
 pub mod signals;
 pub mod stream;
@@ -73,6 +75,14 @@ pub enum Command {
     ImageServer(commands::image_server::Args),
     /// Write the data back into a block device, such as a fresh Longhorn volume's
     Inject(Box<commands::inject::Args>),
+    /// List files straight out of the ext2, ext3 or ext4 file system in a volume, with no copy and no root
+    Ls(commands::ls::Args),
+    /// Print files straight out of the file system in a volume
+    Cat(commands::cat::Args),
+    /// Find files, or databases, in the file system in a volume
+    Find(commands::find::Args),
+    /// Copy files and directories out of the file system in a volume
+    Extract(commands::extract::Args),
     /// Print shell completions
     Completions(commands::completions::Args),
     /// Print the manual page, or write one page per command
@@ -128,6 +138,10 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
         Command::Umount(args) => commands::umount::run(&args, ui),
         Command::ImageServer(args) => commands::image_server::run(&args),
         Command::Inject(args) => commands::inject::run(&args, ui),
+        Command::Ls(args) => commands::ls::run(&args, ui),
+        Command::Cat(args) => commands::cat::run(&args, ui),
+        Command::Find(args) => commands::find::run(&args, ui),
+        Command::Extract(args) => commands::extract::run(&args, ui),
         Command::Completions(args) => commands::completions::run(&args, ui),
         Command::Man(args) => commands::man::run(&args, ui),
     }

@@ -239,6 +239,14 @@ codes! {
         "Mode, owner, time or extended attributes of a copied file are not those of the source.";
     SourceChanged = "source-changed", Warning,
         "The source is no longer what it was when the copy was made.";
+    FilesUnreadable = "files-unreadable", Error,
+        "Files or directories inside the volume cannot be read, or are damaged.";
+    JournalCutShort = "journal-cut-short", Warning,
+        "The journal of the file system inside is damaged: what it says from there on is missing.";
+    FastCommitsMissing = "fast-commits-missing", Warning,
+        "The journal of the file system inside has fast commits, which are not taken into account: the latest changes are missing.";
+    NotExtracted = "not-extracted", Warning,
+        "Something inside the volume was not extracted: the name is taken or cannot be used, or it needs root.";
     DeviceLarger = "device-larger", Info,
         "The output device is larger than the image; the rest of it is left as it is.";
     DeviceUsersUnknown = "device-users-unknown", Info,

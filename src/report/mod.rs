@@ -3,6 +3,8 @@
 //! Pure functions that build strings; only the command line prints. JSON carries `schema_version`, which grows
 //! when a field changes its meaning or goes away; new fields may come at any time.
 
+pub mod browse;
+pub mod extract;
 pub mod finding;
 pub mod human;
 pub mod inject;

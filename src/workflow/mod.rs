@@ -1,6 +1,8 @@
 //! Workflows: engines put together. [`merge`] writes a volume out, [`scan`] finds and ranks replicas, [`verify`] proves what can
 //! be proven, [`preserve`] copies a replica as it is, [`map`] draws one.
+//! be proven, [`preserve`] copies a replica as it is, [`browse`] reads files straight out of the volume.
 
+pub mod browse;
 pub mod inject;
 pub mod map;
 pub mod merge;

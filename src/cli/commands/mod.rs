@@ -1,9 +1,13 @@
 //! One file per verb: arguments in, options built, one call into the library, the result shown.
 
+pub mod cat;
 pub mod completions;
 pub mod image_server;
+pub mod extract;
+pub mod find;
 pub mod inject;
 pub mod inspect;
+pub mod ls;
 pub mod man;
 pub mod map;
 pub mod merge;
