@@ -3,6 +3,7 @@
 //! Pure functions that build strings; only the command line prints. JSON carries `schema_version`, which grows
 //! when a field changes its meaning or goes away; new fields may come at any time.
 
+pub mod diff;
 pub mod finding;
 pub mod human;
 pub mod inject;

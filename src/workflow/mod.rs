@@ -1,6 +1,7 @@
 //! Workflows: engines put together. [`merge`] writes a volume out, [`scan`] finds and ranks replicas, [`verify`] proves what can
-//! be proven, [`preserve`] copies a replica as it is, [`map`] draws one.
+//! be proven, [`preserve`] copies a replica as it is, [`map`] draws one, [`diff`] tells what changed.
 
+pub mod diff;
 pub mod inject;
 pub mod map;
 pub mod merge;
