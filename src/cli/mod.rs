@@ -24,7 +24,7 @@ use crate::model::finding::Severity;
 pub enum Outcome {
     /// Done, clean.
     Clean,
-    /// Done, with findings of severity warning or worse.
+    /// Done, with findings of severity warning or worse, or with differences.
     Findings,
 }
 
@@ -55,6 +55,8 @@ pub enum Command {
     Merge(commands::merge::Args),
     /// Show what a replica directory holds: its layers as a tree, its flags, and everything that is wrong or doubtful
     Inspect(commands::inspect::Args),
+    /// Tell what changed between two states of a replica, or between two replicas, images or devices
+    Diff(Box<commands::diff::Args>),
     /// Draw which layer serves what: a strip in the terminal, a picture, or a page
     Map(commands::map::Args),
     /// Find the replicas of every volume, rank them, and say why
@@ -92,7 +94,7 @@ pub enum Command {
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done, clean
-  1    done, with findings of severity warning or worse; or a verification failed
+  1    done, with findings of severity warning or worse; or a verification failed, or diff found differences
   2    could not start: bad usage, or something the environment lacks
   3    the source is unusable: broken chain, damaged metadata, unreadable data
   4    the output failed: no space, device error, closed pipe
@@ -129,6 +131,7 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
     match command {
         Command::Merge(args) => commands::merge::run(args, ui),
         Command::Inspect(args) => commands::inspect::run(&args, ui),
+        Command::Diff(args) => commands::diff::run(&args, ui),
         Command::Map(args) => commands::map::run(&args, ui),
         Command::Scan(args) => commands::scan::run(&args, ui),
         Command::Verify(args) => commands::verify::run(&args, ui),

@@ -5,6 +5,7 @@
 
 pub mod browse;
 pub mod extract;
+pub mod diff;
 pub mod finding;
 pub mod human;
 pub mod inject;

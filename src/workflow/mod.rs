@@ -3,6 +3,9 @@
 //! be proven, [`preserve`] copies a replica as it is, [`browse`] reads files straight out of the volume.
 
 pub mod browse;
+//! be proven, [`preserve`] copies a replica as it is, [`map`] draws one, [`diff`] tells what changed.
+
+pub mod diff;
 pub mod inject;
 pub mod map;
 pub mod merge;

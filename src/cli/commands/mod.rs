@@ -2,6 +2,7 @@
 
 pub mod cat;
 pub mod completions;
+pub mod diff;
 pub mod image_server;
 pub mod extract;
 pub mod find;
