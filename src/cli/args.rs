@@ -250,7 +250,6 @@ impl DeviceArgs {
 }
 
 /// A number of bytes, with an optional suffix K, M, G or T (powers of 1024; `KiB` and so on as well).
-pub(super) fn size(text: &str) -> std::result::Result<u64, String> {
 ///
 /// # Errors
 /// When it is none, in words.

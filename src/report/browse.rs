@@ -245,7 +245,9 @@ impl From<&FileEntry> for FileReport {
                 Kind::Character(major, minor) | Kind::Block(major, minor) => Some([major, minor]),
                 _ => None,
             },
-            xattrs: xattrs.map(|(name, value)| (name.to_string_lossy().into_owned(), to_hex(value))).collect(),
+            xattrs: xattrs
+                .map(|(name, value)| (name.to_string_lossy().into_owned(), to_hex(value)))
+                .collect(),
         }
     }
 }

@@ -55,7 +55,8 @@ impl ExtractReport {
         findings: Vec<FindingReport>,
         duration: Duration,
     ) -> Self {
-        let Extracted { files, directories, symlinks, hard_links, specials, skipped, copied_bytes } = extracted;
+        let Extracted { files, directories, symlinks, hard_links, specials, skipped, copied_bytes } =
+            extracted;
         ExtractReport {
             schema_version: SCHEMA_VERSION,
             lhrecover_version: env!("CARGO_PKG_VERSION"),

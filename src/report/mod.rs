@@ -4,8 +4,8 @@
 //! when a field changes its meaning or goes away; new fields may come at any time.
 
 pub mod browse;
-pub mod extract;
 pub mod diff;
+pub mod extract;
 pub mod finding;
 pub mod human;
 pub mod inject;

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{
-    FchmodatFlags, FileStat as RawStat, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, makedev, mkdirat, mknodat,
-    utimensat,
+    FchmodatFlags, FileStat as RawStat, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, makedev, mkdirat,
+    mknodat, utimensat,
 };
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;

@@ -1,10 +1,8 @@
 //! Workflows: engines put together. [`merge`] writes a volume out, [`scan`] finds and ranks replicas, [`verify`] proves what can
-//! be proven, [`preserve`] copies a replica as it is, [`map`] draws one.
-//! be proven, [`preserve`] copies a replica as it is, [`browse`] reads files straight out of the volume.
+//! be proven, [`preserve`] copies a replica as it is, [`map`] draws one, [`diff`] tells what changed, [`browse`] takes files
+//! out, [`mount`] shows them in place, [`inject`] puts the data back.
 
 pub mod browse;
-//! be proven, [`preserve`] copies a replica as it is, [`map`] draws one, [`diff`] tells what changed.
-
 pub mod diff;
 pub mod inject;
 pub mod map;

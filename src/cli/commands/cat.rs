@@ -89,7 +89,8 @@ impl Write for Shown {
         };
         let text: Vec<u8> = self.held.drain(..whole).collect();
         let text = String::from_utf8_lossy(&text);
-        let lines = text.split('\n').map(|line| line.split('\t').map(printable).collect::<Vec<_>>().join("\t"));
+        let lines =
+            text.split('\n').map(|line| line.split('\t').map(printable).collect::<Vec<_>>().join("\t"));
         io::stdout().write_all(lines.collect::<Vec<_>>().join("\n").as_bytes())?;
         Ok(bytes.len())
     }

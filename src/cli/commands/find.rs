@@ -78,7 +78,11 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
     let opened = Opened::new(&args.source, &args.look, ui)?;
     let starts = opened.browser.resolve(&paths_in_image(&args.paths), LastLink::Keep)?;
     let starts = opened.browser.into_directories(starts);
-    if args.db { stores(&opened, &starts, ui)? } else { args.files(&opened, starts, ui)? }
+    if args.db {
+        stores(&opened, &starts, ui)?
+    } else {
+        args.files(&opened, starts, ui)?
+    }
     opened.finish()
 }
 

@@ -3,9 +3,9 @@
 pub mod cat;
 pub mod completions;
 pub mod diff;
-pub mod image_server;
 pub mod extract;
 pub mod find;
+pub mod image_server;
 pub mod inject;
 pub mod inspect;
 pub mod ls;

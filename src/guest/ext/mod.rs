@@ -324,7 +324,9 @@ impl Ext4Read for Reader {
                     self.0.size_bytes()
                 ))
                 .at_offset(offset_bytes)
-                .with_hint("is the volume's size right (--size)? a partition may have been named that is cut off"),
+                .with_hint(
+                    "is the volume's size right (--size)? a partition may have been named that is cut off",
+                ),
             ));
         }
         Ok(self.0.read_exact_at(buf, offset_bytes)?)

@@ -11,7 +11,6 @@ use crate::error::{Error, Result};
 use crate::guest::ext::trouble::from_ext;
 use crate::guest::ext::{ExtFs, Kind, Node, as_path, is_not_found};
 
-
 /// How many links are followed for one path: as many as Linux does (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
 

@@ -32,7 +32,8 @@ pub fn check_regular(files: &[Found]) -> Result<()> {
 pub fn copy_to(fs: &ExtFs, file: &Found, out: &mut dyn Write, run: &Run<'_>) -> Result<u64> {
     let at_path = |e: Error| if e.path().is_none() { e.with_path(as_path(&file.path)) } else { e };
     let mut open = fs.open_file(&file.node).map_err(at_path)?;
-    let mut buf = vec![0; PIECE_BYTES.min(usize::try_from(file.node.size_bytes).unwrap_or(PIECE_BYTES).max(1))];
+    let mut buf =
+        vec![0; PIECE_BYTES.min(usize::try_from(file.node.size_bytes).unwrap_or(PIECE_BYTES).max(1))];
     let mut written = 0;
     loop {
         run.check()?;
@@ -40,7 +41,9 @@ pub fn copy_to(fs: &ExtFs, file: &Found, out: &mut dyn Write, run: &Run<'_>) -> 
             Ok(0) => return Ok(written),
             Ok(read) => read,
             Err(e) if e.kind() == ErrorKind::Interrupted => return Err(e),
-            Err(e) => return Err(at_path(e).and(&format!("{written} bytes of the file were written before that"))),
+            Err(e) => {
+                return Err(at_path(e).and(&format!("{written} bytes of the file were written before that")));
+            }
         };
         out.write_all(&buf[..read])
             .map_err(|e| Error::output("cannot write to standard output").caused_by(e))?;

@@ -40,7 +40,9 @@ impl Troubles {
         let (path, first) = kept.first.first()?;
         let what = match kept.count {
             1 => format!("{path} in the image cannot be read: {first}"),
-            count => format!("{count} files or directories in the image cannot be read, the first is {path}: {first}"),
+            count => format!(
+                "{count} files or directories in the image cannot be read, the first is {path}: {first}"
+            ),
         };
         let finding = Finding::new(
             Code::FilesUnreadable,

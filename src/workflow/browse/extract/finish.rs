@@ -6,9 +6,9 @@ use crate::error::Result;
 use crate::guest::ext::Found;
 use crate::sys::tree::Tree;
 use crate::workflow::browse::extract::Extraction;
-use crate::workflow::browse::listing::name_of;
-use crate::workflow::browse::extract::left::What;
 use crate::workflow::browse::extract::file::is_about_name;
+use crate::workflow::browse::extract::left::What;
+use crate::workflow::browse::listing::name_of;
 
 /// How many files get their names at once. Each keeps a directory open, of which a process can have 1,024.
 const AT_ONCE: usize = 256;
@@ -67,7 +67,8 @@ impl Extraction<'_> {
 
     /// Removes what is ready: the work has failed, or was interrupted.
     pub(super) fn discard_ready(&self) {
-        for Ready { dir, partial, .. } in self.ready.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for Ready { dir, partial, .. } in self.ready.lock().unwrap_or_else(PoisonError::into_inner).drain(..)
+        {
             let _ = dir.remove(&partial);
         }
     }

@@ -62,11 +62,17 @@ impl Left {
 
 impl What {
     fn finding(&self, Kept { count, first, why }: &Kept) -> Finding {
-        let of = if *count == 1 { format!("of {first}") } else { format!("of {count} files, the first is {first}") };
+        let of = if *count == 1 {
+            format!("of {first}")
+        } else {
+            format!("of {count} files, the first is {first}")
+        };
         let (code, what, advice) = match self {
             What::Exists => (
                 Code::NotExtracted,
-                format!("{count} not extracted, since something else has the name in the target; the first is {first}: {why}"),
+                format!(
+                    "{count} not extracted, since something else has the name in the target; the first is {first}: {why}"
+                ),
                 "extract to an empty directory, or replace files with --force",
             ),
             What::Special => (
@@ -76,7 +82,9 @@ impl What {
             ),
             What::Name => (
                 Code::NotExtracted,
-                format!("{count} not extracted, since the name cannot be used in the target; the first is {first}: {why}"),
+                format!(
+                    "{count} not extracted, since the name cannot be used in the target; the first is {first}: {why}"
+                ),
                 "lhrecover cat brings out a file under any name",
             ),
             What::Link => (

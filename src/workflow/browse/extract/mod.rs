@@ -187,7 +187,9 @@ impl Extraction<'_> {
 
     fn sync(&self) -> Result<()> {
         self.target.sync().map_err(|e| {
-            Error::output("the target could not be written to the disk").with_path(self.target.path()).caused_by(e)
+            Error::output("the target could not be written to the disk")
+                .with_path(self.target.path())
+                .caused_by(e)
         })
     }
 
@@ -196,11 +198,7 @@ impl Extraction<'_> {
         let inside = as_path(path.strip_prefix(b"/").unwrap_or(path));
         let full = cause.raw_os_error() == Some(nix::errno::Errno::ENOSPC as i32);
         let error = Error::output(what).with_path(self.target.path().join(inside)).caused_by(cause);
-        if full {
-            error.with_hint("free some room and run it again: it goes on where it was")
-        } else {
-            error
-        }
+        if full { error.with_hint("free some room and run it again: it goes on where it was") } else { error }
     }
 }
 

@@ -62,5 +62,9 @@ pub(super) fn is_finished(there: &Existing, node: &Node) -> bool {
 /// What a file holds at most; its holes are not known yet.
 fn data_bytes(node: &Node) -> u64 {
     // Data in the inode itself takes no room of its own.
-    if node.allocated_bytes == 0 { node.size_bytes.min(4096) } else { node.size_bytes.min(node.allocated_bytes) }
+    if node.allocated_bytes == 0 {
+        node.size_bytes.min(4096)
+    } else {
+        node.size_bytes.min(node.allocated_bytes)
+    }
 }

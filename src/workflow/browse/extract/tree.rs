@@ -53,13 +53,8 @@ fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 impl Extraction<'_> {
     /// Makes what is no file, and sends files on to be copied.
     pub(super) fn walk(&self, starts: Vec<Found>, send: Sender<Job>) -> Result<(Vec<Link>, Vec<DirDone>)> {
-        let mut walking = Walking {
-            send,
-            firsts: HashMap::new(),
-            links: Vec::new(),
-            dirs: Vec::new(),
-            open: Vec::new(),
-        };
+        let mut walking =
+            Walking { send, firsts: HashMap::new(), links: Vec::new(), dirs: Vec::new(), open: Vec::new() };
         for start in starts {
             let above = self.make_parents(&start)?;
             walking.open = vec![above.map(Arc::new)];
@@ -117,7 +112,9 @@ impl Extraction<'_> {
             Kind::Character(major, minor) => {
                 self.special(dir, &found, Special::Character(major.into(), minor.into()))
             }
-            Kind::Block(major, minor) => self.special(dir, &found, Special::Block(major.into(), minor.into())),
+            Kind::Block(major, minor) => {
+                self.special(dir, &found, Special::Block(major.into(), minor.into()))
+            }
         }
     }
 
@@ -146,7 +143,8 @@ impl Extraction<'_> {
         match parent.make_dir(name) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                if parent.look(name).map_err(fail)?.is_none_or(|there| there.kind != ExistingKind::Directory) {
+                if parent.look(name).map_err(fail)?.is_none_or(|there| there.kind != ExistingKind::Directory)
+                {
                     self.left.add(What::Exists, path, "what is there is no directory");
                     return Ok(None);
                 }
