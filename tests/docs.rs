@@ -14,6 +14,7 @@ use clap::CommandFactory;
 use common::chain::{Chain, Mark};
 use common::cli::{Lhrecover, lhrecover};
 use common::loopdev;
+use common::nbd::Server;
 use common::{Fixture, fixture, scratch_has_fiemap, text};
 use lhrecover::cli::Cli;
 use lhrecover::error::ErrorKind;
@@ -241,6 +242,15 @@ fn inject_prints_what_json_md_says() {
     let dry = lhrecover(&[&args[..], &["--dry-run"]].concat()).exits(0).json();
     assert!(dry["estimated_seconds"].is_f64());
     compare("inject", &[dry, lhrecover(&args).exits(0).json()]);
+}
+
+#[test]
+fn serve_prints_what_json_md_says() {
+    let fixture = fixture("16-ext4-sqlite");
+    let (replica, _) = fixture.replica();
+    let server = Server::of(&replica, &[]);
+    compare("serve", &[server.report.clone()]);
+    server.stop();
 }
 
 #[test]

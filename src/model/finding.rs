@@ -238,7 +238,7 @@ codes! {
     CopyAttributesDiffer = "copy-attributes-differ", Warning,
         "Mode, owner, time or extended attributes of a copied file are not those of the source.";
     SourceChanged = "source-changed", Warning,
-        "The source is no longer what it was when the copy was made.";
+        "The source is no longer what it was when the copy was made, or when it was opened to be served.";
     DeviceLarger = "device-larger", Info,
         "The output device is larger than the image; the rest of it is left as it is.";
     DeviceUsersUnknown = "device-users-unknown", Info,
