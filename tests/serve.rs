@@ -18,6 +18,7 @@ use common::chain::{BRANCH, Chain, HEAD, Layer, Mark, image, snapshot, write_met
 use common::chains::chain_on_disk;
 use common::cli::{Lhrecover, lhrecover};
 use common::fingerprint::Fingerprint;
+use common::golden::assert_golden;
 use common::nbd::{
     self, BLOCK_STATUS, CACHE, Chunk, Client, DF, FLUSH, READ, REQ_ONE, Server, TRIM, WRITE_ZEROES,
 };
@@ -84,15 +85,35 @@ fn truths(fixture: &Fixture) -> Vec<(String, String)> {
     truths
 }
 
+/// Copies every `step`th state of the case with nbdcopy; returns how many these are.
+fn check(case: &str, step: usize) -> usize {
+    let fixture = fixture(case);
+    let (dir, _) = fixture.replica();
+    let before = Fingerprint::of(&dir);
+    let server = Server::of(&dir, &[]);
+    let out = fixture.dir.path().join("out.img");
+    let truths: Vec<_> = truths(&fixture).into_iter().step_by(step).collect();
+    for (name, sha) in &truths {
+        let _ = fs::remove_file(&out);
+        let copied = nbd::client("nbdcopy", &[server.uri(name).as_str(), text(&out)]);
+        assert!(copied.status.success(), "{case} {name}: {copied:?}");
+        assert_eq!(sha256(&out), *sha, "{case}: {name}");
+    }
+    let ran = server.stop();
+    assert!(matches!(ran.status.code(), Some(0 | 1)), "{case}: {:?} {}", ran.status, ran.stderr);
+    assert!(ran.peak_rss_kib < 64 << 10, "{case}: {} KiB", ran.peak_rss_kib);
+    before.assert_unchanged(&dir, "serve");
+    truths.len()
+}
+
 #[test]
 fn every_state_is_what_the_engine_reads() {
     if !nbd::available("every_state_is_what_the_engine_reads") {
         return;
     }
-    for case in [
+    let cases = [
         "02-head-one-snapshot",
         "03-explicit-zeros",
-        "05-deep-chain-40",
         "07-expansion",
         "08-revert-branches",
         "10-512-unaligned",
@@ -100,23 +121,13 @@ fn every_state_is_what_the_engine_reads() {
         "12a-qcow2-backing",
         "16-ext4-sqlite",
         "18-fragmented",
-    ] {
-        let fixture = fixture(case);
-        let (dir, _) = fixture.replica();
-        let before = Fingerprint::of(&dir);
-        let server = Server::of(&dir, &[]);
-        let out = fixture.dir.path().join("out.img");
-        for (name, sha) in truths(&fixture) {
-            let _ = fs::remove_file(&out);
-            let copied = nbd::client("nbdcopy", &[server.uri(&name).as_str(), text(&out)]);
-            assert!(copied.status.success(), "{case} {name}: {copied:?}");
-            assert_eq!(sha256(&out), sha, "{case}: {name}");
-        }
-        let ran = server.stop();
-        assert!(matches!(ran.status.code(), Some(0 | 1)), "{case}: {:?} {}", ran.status, ran.stderr);
-        assert!(ran.peak_rss_kib < 64 << 10, "{case}: {} KiB", ran.peak_rss_kib);
-        before.assert_unchanged(&dir, "serve");
-    }
+    ];
+    let states: usize = thread::scope(|scope| {
+        let deep = scope.spawn(|| check("05-deep-chain-40", 6));
+        let threads = cases.map(|case| scope.spawn(move || check(case, 1)));
+        deep.join().unwrap() + threads.map(|thread| thread.join().unwrap()).iter().sum::<usize>()
+    });
+    assert_eq!(states, 47);
 }
 
 #[test]
@@ -223,6 +234,24 @@ fn an_image_is_the_default_export_alone() {
     let refused = Client::connect(&server.socket).option(7, b"\0\0\0\x04head\0\0");
     assert_eq!(refused, [(1 << 31 | 6, b"there is no export of that name".to_vec())]);
     server.stop().exits(0);
+}
+
+#[test]
+fn a_partition_is_served_as_a_disk_of_its_own() {
+    let dir = scratch();
+    let image = dir.path().join("image");
+    let mut bytes: Vec<u8> = (0..200_000u32).map(|i| (i % 251) as u8).collect();
+    bytes[..512].fill(0);
+    // An entry of type Linux, 100 sectors from sector 8 on.
+    bytes[446..462].copy_from_slice(b"\0\0\0\0\x83\0\0\0\x08\0\0\0\x64\0\0\0");
+    bytes[510..512].copy_from_slice(b"\x55\xaa");
+    fs::write(&image, &bytes).unwrap();
+    let server = Server::of(&image, &["--partition", "1"]);
+    assert_eq!(server.report["size_bytes"], 51_200);
+    assert!(Client::on(&server.socket, "", true).read(0, 51_200).unwrap() == bytes[4096..55_296]);
+    server.stop().exits(0);
+    let nbd = format!("unix:{}", text(&dir.path().join("s")));
+    lhrecover(&["serve", text(&image), "--nbd", &nbd, "--partition", "7"]).exits(2).says(&["no partition 7"]);
 }
 
 /// The server within the test, which is quick to start.
@@ -586,8 +615,9 @@ fn over_tcp_on_this_machine() {
         assert!(fs::read(&out).unwrap() == chain().reads());
     }
     server.stop().exits(0);
+    let anywhere = lhrecover(&["serve", text(&rig.dir), "--nbd", "0.0.0.0:10809"]);
+    assert_golden("serve/anywhere", rig.disk.path(), &anywhere);
     for (address, code, says) in [
-        ("0.0.0.0:0", 5, "--listen-anywhere"),
         ("[::]:0", 5, "NBD has no password"),
         ("example.org:10809", 2, "unix:PATH"),
         ("/run/x.sock", 2, "unix:PATH"),
@@ -638,11 +668,9 @@ fn a_socket_that_a_killed_server_left_is_taken_over() {
     let answers = || UnixStream::connect(&socket).is_ok();
     running.wait_until("it listens", answers);
     running.signal(nix::sys::signal::Signal::SIGINT);
-    let ran = running.finish().exits(0);
+    let ran = running.finish();
     assert!(!socket.exists(), "the socket is left behind");
-    let lines: Vec<_> = ran.text().lines().collect();
-    assert_eq!(lines[0], format!("nbd+unix:///?socket={}", text(&socket)));
-    assert_eq!(lines[1..], ["exports by name: head, branch, s000, s001"]);
+    assert_golden("serve/served", dir.path(), &ran);
 }
 
 #[test]
