@@ -249,7 +249,7 @@ fn serve_prints_what_json_md_says() {
     let fixture = fixture("16-ext4-sqlite");
     let (replica, _) = fixture.replica();
     let server = Server::of(&replica, &[]);
-    compare("serve", &[server.report.clone()]);
+    compare("serve", std::slice::from_ref(&server.report));
     server.stop();
 }
 
