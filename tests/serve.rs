@@ -178,6 +178,25 @@ fn exports_are_listed_with_what_they_are() {
 }
 
 #[test]
+fn very_many_exports_need_not_be_open_all_at_once() {
+    let fixture = fixture("06-deep-chain-249");
+    let (dir, truth) = fixture.replica();
+    // 249 states of up to 250 layers, with no more files than for a few of them.
+    let under = ["sh", "-c", "ulimit -n 2000; exec \"$@\"", "sh"];
+    let server = Server::under(&dir, &[], |args| Lhrecover::under(&under, args));
+    let snapshots = truth["snapshots"].as_array().unwrap();
+    assert!(snapshots.len() > 240);
+    let mut used = Client::on(&server.socket, "", true);
+    let first = used.read(0, 1 << 20).unwrap();
+    for snapshot in snapshots {
+        let name = snapshot["name"].as_str().unwrap();
+        assert!(Client::on(&server.socket, name, true).read(0, 4096).is_ok(), "{name}");
+    }
+    assert!(used.read(0, 1 << 20).unwrap() == first);
+    server.stop().exits(0);
+}
+
+#[test]
 fn an_image_is_the_default_export_alone() {
     let dir = scratch();
     let image = dir.path().join("image");
