@@ -15,6 +15,7 @@ use common::chain::{Chain, Mark};
 use common::cli::{Lhrecover, lhrecover};
 use common::loopdev;
 use common::mounts::Mounts;
+use common::nbd::Server;
 use common::{Fixture, fixture, scratch_has_fiemap, text};
 use lhrecover::cli::Cli;
 use lhrecover::error::ErrorKind;
@@ -258,6 +259,12 @@ fn mount_and_umount_print_what_json_md_says() {
     for (section, values) in ["mount", "umount list", "umount"].into_iter().zip(seen) {
         compare(section, &values);
     }
+fn serve_prints_what_json_md_says() {
+    let fixture = fixture("16-ext4-sqlite");
+    let (replica, _) = fixture.replica();
+    let server = Server::of(&replica, &[]);
+    compare("serve", std::slice::from_ref(&server.report));
+    server.stop();
 }
 
 #[test]

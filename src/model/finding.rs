@@ -247,6 +247,7 @@ codes! {
         "The journal of the file system inside has fast commits, which are not taken into account: the latest changes are missing.";
     NotExtracted = "not-extracted", Warning,
         "Something inside the volume was not extracted: the name is taken or cannot be used, or it needs root.";
+        "The source is no longer what it was when the copy was made, or when it was opened to be served.";
     DeviceLarger = "device-larger", Info,
         "The output device is larger than the image; the rest of it is left as it is.";
     DeviceUsersUnknown = "device-users-unknown", Info,
