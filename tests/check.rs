@@ -576,3 +576,19 @@ fn copies_are_never_made_in_the_replica() {
     before.assert_unchanged(&replica, "a check that was refused");
     ran.says(&["the directory for throw-away copies is inside the replica directory"]);
 }
+
+#[test]
+fn people_read_what_was_found_and_the_verdict_last() {
+    let test = "people_read_what_was_found_and_the_verdict_last";
+    if !can_serve(test, "e2fsck") {
+        return;
+    }
+    let place = Place::new();
+    for (case, golden) in [("16-ext4-sqlite", "check-ext4"), ("22-luks-encrypted", "check-luks")] {
+        let fixture = fixture(case);
+        let overlay = place.path("overlay");
+        let args = ["check", text(&fixture.replica().0), "--progress", "none", "--overlay", text(&overlay)];
+        let ran = Lhrecover::new(&args).env("LHRECOVER_RUN_DIR", place.path("run")).run();
+        common::golden::assert_golden(golden, fixture.dir.path(), &ran);
+    }
+}

@@ -66,24 +66,20 @@ fn content_text(content: &ContentReport) -> String {
         sizes.push(format!("{} of {inodes} inodes in use", inodes.saturating_sub(free)));
     }
     let on = content.mounted_on.as_ref().map(|on| format!(" on {}", printable(on))).unwrap_or_default();
-    let times = [
-        ("made", &content.created_at, String::new()),
-        ("last mounted", &content.mounted_at, on),
-        ("last written", &content.written_at, String::new()),
-        ("last checked", &content.checked_at, String::new()),
-    ];
-    let times = times.iter().filter_map(|(what, at, more)| Some(format!("{what} {}{more}", at.as_ref()?)));
+    let mounts = content.mounts.map(|mounts| format!(", mounts since then: {mounts}")).unwrap_or_default();
+    let said = |what: &str, at: &Option<String>, more: &str| Some(format!("{what} {}{more}", at.as_ref()?));
+    let early = [said("made", &content.created_at, ""), said("last checked", &content.checked_at, &mounts)];
+    let late =
+        [said("last mounted", &content.mounted_at, &on), said("last written", &content.written_at, "")];
+    let in_line = |times: [Option<String>; 2]| times.into_iter().flatten().collect::<Vec<_>>().join(", ");
     let journal = match content.journal {
         "dirty" => Some("the journal waits to be replayed: it was not unmounted"),
         "clean" => Some("the journal is clean: it was unmounted"),
         "unknown" => Some("whether the journal waits to be replayed could not be told"),
         _ => None,
     };
-    let mounts =
-        content.mounts.filter(|&mounts| mounts > 0).map(|n| format!("mounted {n} times since that check"));
-    for line in [sizes.join("; "), times.collect::<Vec<_>>().join(", ")]
+    for line in [sizes.join("; "), in_line(early), in_line(late)]
         .into_iter()
-        .chain(mounts)
         .chain(journal.map(str::to_owned))
         .chain(content.notes.iter().map(|note| printable(note)))
         .filter(|line| !line.is_empty())
@@ -137,7 +133,7 @@ fn databases_text(databases: &[DatabaseReport]) -> String {
         ]);
     }
     let lines = table.trim_fmt();
-    let indented: String = lines.lines().map(|line| format!(" {line}\n")).collect();
+    let indented: String = lines.lines().map(|line| format!("   {line}\n")).collect();
     format!("  databases  {}\n{indented}", databases.len())
 }
 
