@@ -268,6 +268,20 @@ fn serve_prints_what_json_md_says() {
 }
 
 #[test]
+fn check_prints_what_json_md_says() {
+    let tmp = common::scratch();
+    let check = |source: &Path| -> Value {
+        let args = ["check", text(source), "--json", "--overlay", text(tmp.path())];
+        serde_json::from_slice(
+            &Lhrecover::new(&args).env("LHRECOVER_RUN_DIR", tmp.path().join("run")).run().stdout,
+        )
+        .expect("JSON")
+    };
+    let (ext, luks) = (fixture("16-ext4-sqlite"), fixture("22-luks-encrypted"));
+    compare("check", &[check(&ext.replica().0), check(&luks.replica().0)]);
+}
+
+#[test]
 fn findings_are_what_json_md_says() {
     let made = Finding::new(Code::UnwrittenHidesData, "what", "meaning")
         .on("volume-snap-a.img")

@@ -85,6 +85,8 @@ pub enum Command {
     Find(commands::find::Args),
     /// Copy files and directories out of the file system in a volume
     Extract(commands::extract::Args),
+    /// Check what a volume holds: its file system, before and after its journal is replayed, and the databases in it
+    Check(Box<commands::check::Args>),
     /// Print shell completions
     Completions(commands::completions::Args),
     /// Print the manual page, or write one page per command
@@ -145,6 +147,7 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
         Command::Cat(args) => commands::cat::run(&args, ui),
         Command::Find(args) => commands::find::run(&args, ui),
         Command::Extract(args) => commands::extract::run(&args, ui),
+        Command::Check(args) => commands::check::run(&args, ui),
         Command::Completions(args) => commands::completions::run(&args, ui),
         Command::Man(args) => commands::man::run(&args, ui),
     }

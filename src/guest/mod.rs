@@ -2,6 +2,8 @@
 
 pub mod databases;
 pub mod ext;
+pub mod facts;
+pub mod fields;
 pub mod files;
 pub mod partition;
 

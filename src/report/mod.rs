@@ -4,6 +4,7 @@
 //! when a field changes its meaning or goes away; new fields may come at any time.
 
 pub mod browse;
+pub mod check;
 pub mod diff;
 pub mod extract;
 pub mod finding;

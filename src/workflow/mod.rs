@@ -1,8 +1,9 @@
 //! Workflows: engines put together. [`merge`] writes a volume out, [`scan`] finds and ranks replicas, [`verify`] proves what can
 //! be proven, [`preserve`] copies a replica as it is, [`map`] draws one, [`diff`] tells what changed, [`browse`] takes files
-//! out, [`mount`] shows them in place, [`inject`] puts the data back.
+//! out, [`mount`] shows them in place, [`check`] tells whether they are any good, [`inject`] puts the data back.
 
 pub mod browse;
+pub mod check;
 pub mod diff;
 pub mod inject;
 pub mod map;

@@ -1,6 +1,7 @@
 //! One file per verb: arguments in, options built, one call into the library, the result shown.
 
 pub mod cat;
+pub mod check;
 pub mod completions;
 pub mod diff;
 pub mod extract;

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use crc_fast::{CrcAlgorithm, checksum};
 
-use crate::guest::files::{Files, beginning};
+use crate::guest::fields::Fields;
+use crate::guest::files::{FileKind, Files, beginning};
 
 /// The control file, from the cluster's directory.
 pub const CONTROL_FILE: &str = "global/pg_control";
@@ -118,35 +119,13 @@ pub struct Checkpoint {
     pub at: i64,
 }
 
-/// Numbers at offsets, in the byte order of whoever wrote them.
-struct Numbers<'a> {
-    bytes: &'a [u8],
-    is_big_endian: bool,
-}
-
-impl Numbers<'_> {
-    fn u32(&self, at: usize) -> Option<u32> {
-        let bytes: &[u8; 4] = self.bytes.get(at..)?.first_chunk()?;
-        Some(if self.is_big_endian { u32::from_be_bytes(*bytes) } else { u32::from_le_bytes(*bytes) })
-    }
-
-    fn u64(&self, at: usize) -> Option<u64> {
-        let bytes: &[u8; 8] = self.bytes.get(at..)?.first_chunk()?;
-        Some(if self.is_big_endian { u64::from_be_bytes(*bytes) } else { u64::from_le_bytes(*bytes) })
-    }
-
-    fn i64(&self, at: usize) -> Option<i64> {
-        self.u64(at).map(u64::cast_signed)
-    }
-}
-
 impl Control {
     /// What the file `bytes` says; `None` when it is too short, or of no version that there ever was.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let bytes = &bytes[..bytes.len().min(CONTROL_BYTES)];
-        let is_version = |n: &Numbers<'_>| n.u32(8).is_some_and(|version| (800..10_000).contains(&version));
+        let is_version = |n: &Fields<'_>| n.u32(8).is_some_and(|version| (800..10_000).contains(&version));
         let numbers = [false, true]
-            .map(|is_big_endian| Numbers { bytes, is_big_endian })
+            .map(|is_big_endian| Fields { bytes, is_big_endian })
             .into_iter()
             .find(is_version)?;
         let control_version = numbers.u32(8)?;
@@ -155,7 +134,7 @@ impl Control {
             catalog_version: numbers.u32(12)?,
             system_identifier: numbers.u64(0)?,
             state: State::from(numbers.u32(16)?),
-            written_at: numbers.i64(24)?,
+            written_at: numbers.u64(24)?.cast_signed(),
             checkpoint: Some(control_version)
                 .filter(|&version| version >= FIRST_VERSION)
                 .and_then(|version| Checkpoint::parse(&numbers, version)),
@@ -178,19 +157,19 @@ impl Control {
 }
 
 impl Checkpoint {
-    fn parse(numbers: &Numbers<'_>, version: u32) -> Option<Self> {
+    fn parse(numbers: &Fields<'_>, version: u32) -> Option<Self> {
         let copy = if version < FIRST_ONE_CHECKPOINT { 48 } else { 40 };
         Some(Checkpoint {
             location: numbers.u64(32)?,
             redo: numbers.u64(copy)?,
             timeline: numbers.u32(copy + 8)?,
-            at: numbers.i64(copy + if version < FIRST_FULL_XID { 56 } else { 64 })?,
+            at: numbers.u64(copy + if version < FIRST_FULL_XID { 56 } else { 64 })?.cast_signed(),
         })
     }
 }
 
 /// The length of the log's files: the fourth size behind the constant. Powers of two from 1 MiB to 1 GiB are valid.
-fn wal_segment_bytes(numbers: &Numbers<'_>) -> Option<u32> {
+fn wal_segment_bytes(numbers: &Fields<'_>) -> Option<u32> {
     let constant = (SUM_FROM / 2..numbers.bytes.len())
         .step_by(8)
         .find(|&at| numbers.u64(at).is_some_and(|bits| bits == FLOAT_FORMAT.to_bits()))?;
@@ -199,7 +178,7 @@ fn wal_segment_bytes(numbers: &Numbers<'_>) -> Option<u32> {
 }
 
 /// Whether somewhere behind the sizes stands the CRC-32C of all that is before it.
-fn has_sum(numbers: &Numbers<'_>) -> bool {
+fn has_sum(numbers: &Fields<'_>) -> bool {
     let places = (SUM_FROM..numbers.bytes.len()).step_by(4);
     places.into_iter().any(|at| {
         let sum = checksum(CrcAlgorithm::Crc32Iscsi, &numbers.bytes[..at]);
@@ -214,7 +193,8 @@ pub struct Cluster {
     pub version: Option<String>,
     /// The control file; `None` when it is missing or unusable.
     pub control: Option<Control>,
-    /// Whether the file of the log is there from which on recovery needs it; `None` when its name is not known.
+    /// Whether the file of the log is there from which on recovery needs it; `None` when its name is not known, or the log
+    /// is elsewhere.
     pub has_redo_file: Option<bool>,
     /// Whether a `postmaster.pid` is there: the server was not shut down.
     pub has_pid_file: bool,
@@ -225,18 +205,28 @@ impl Cluster {
     pub fn read(files: &dyn Files, dir: &Path) -> Self {
         let control = beginning(files, &dir.join(CONTROL_FILE), CONTROL_BYTES).ok();
         let control = control.and_then(|bytes| Control::parse(&bytes));
-        let exists = |name: &str| files.read(&dir.join(name), 0, &mut [0]).is_ok();
-        let redo_file = control.as_ref().and_then(Control::redo_file);
-        // The log's directory was renamed in version 10.
+        // The log's directory was renamed in version 10. It may be a link to another volume.
+        let (mut log, mut has_pid_file) = (None, false);
+        let listed = files.list(dir, &mut |entry| {
+            match entry.name.to_str() {
+                Some(name @ ("pg_wal" | "pg_xlog")) if entry.kind == FileKind::Directory => {
+                    log = Some(dir.join(name))
+                }
+                Some("postmaster.pid") => has_pid_file = true,
+                _ => {}
+            }
+            Ok(())
+        });
+        let redo_file = control.as_ref().and_then(Control::redo_file).filter(|_| listed.is_ok());
         let has_redo_file =
-            redo_file.map(|name| ["pg_wal", "pg_xlog"].iter().any(|log| exists(&format!("{log}/{name}"))));
+            log.zip(redo_file).map(|(log, name)| files.read(&log.join(name), 0, &mut [0]).is_ok());
         let version = beginning(files, &dir.join("PG_VERSION"), 16).ok();
         let version = version.and_then(|bytes| String::from_utf8(bytes).ok());
         Cluster {
             version: version.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()),
             control,
             has_redo_file,
-            has_pid_file: exists("postmaster.pid"),
+            has_pid_file,
         }
     }
 

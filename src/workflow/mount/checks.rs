@@ -112,7 +112,7 @@ fn by_image(name: &str) -> String {
 }
 
 /// Fails when `path` is in the directory `source`: a source is never touched.
-pub(super) fn refuse_inside(path: &Path, source: &Path, what: &str) -> Result<()> {
+pub(in crate::workflow) fn refuse_inside(path: &Path, source: &Path, what: &str) -> Result<()> {
     let id = fs::metadata(source).ok().filter(|meta| meta.is_dir()).map(|meta| (meta.dev(), meta.ino()));
     let inside = id.is_some() && (lies_within(&path.join("x"), |meta| Some((meta.dev(), meta.ino())) == id));
     if inside {

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+pub(in crate::workflow) use checks::refuse_inside;
 pub use file_system::Journal;
 use server::Released;
 use site::{Site, Up};
@@ -53,6 +54,8 @@ pub struct MountOptions {
     pub overlay_max_bytes: Option<u64>,
     /// The key of an encrypted volume.
     pub key_file: Option<PathBuf>,
+    /// Take everything down when this process ends, however it does.
+    pub hold: bool,
 }
 
 /// What was mounted.
