@@ -187,17 +187,14 @@ pub fn text(report: &DiffReport<'_>) -> String {
         if side.layers.is_empty() {
             continue;
         }
-        let by = if report.by == "bytes" { "of them differ" } else { "" };
-        let _ = writeln!(text, "{name:<40}  {:>12}  {by:>14}", "written");
+        let line = |name: &str, written: &str, changed: &str| {
+            let changed = if report.by == "bytes" { changed } else { "" };
+            format!("{:40}  {written:>10}  {changed:>14}", cut(name)).trim_end().to_owned() + "\n"
+        };
+        text.push_str(&line(name, "written", "of them differ"));
         for layer in &side.layers {
-            let changed =
-                if report.by == "bytes" { human::bytes(layer.changed_bytes) } else { String::new() };
-            let line = format!(
-                "  {:38}  {:>12}  {changed:>14}",
-                short(layer.layer.as_deref()),
-                human::bytes(layer.written_bytes)
-            );
-            let _ = writeln!(text, "{}", line.trim_end());
+            let name = format!("  {}", short(layer.layer.as_deref()));
+            text.push_str(&line(&name, &human::bytes(layer.written_bytes), &human::bytes(layer.changed_bytes)));
         }
     }
     text
