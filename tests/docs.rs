@@ -191,6 +191,16 @@ fn verify_prints_what_json_md_says() {
 }
 
 #[test]
+fn diff_prints_what_json_md_says() {
+    let fixture = fixture("16-ext4-sqlite");
+    let (replica, _) = fixture.replica();
+    let json =
+        |args: &[&str]| lhrecover(&[&["diff", text(&replica), "--json"], args].concat()).exits(1).json();
+    let ranges = json(&["--from", "stage1", "--ranges"]);
+    compare("diff", &[ranges, json(&["--from", "stage1", "--files"])]);
+}
+
+#[test]
 fn map_prints_what_json_md_says() {
     let fixture = fixture("19-three-nodes");
     let (replica, _) = fixture.replica();

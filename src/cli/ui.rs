@@ -76,20 +76,6 @@ impl Ui {
         printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
     }
 
-    /// Prints lines on standard output, unless only errors and warnings are wanted; there may be any number of them.
-    ///
-    /// # Errors
-    /// As [`print`](Self::print), and when a line cannot be had.
-    pub fn lines(&self, lines: impl Iterator<Item = Result<String>>) -> Result<()> {
-        let mut out = io::BufWriter::new(io::stdout().lock());
-        for line in lines.take_while(|_| !self.quiet) {
-            if let Err(e) = out.write_all(line?.as_bytes()) {
-                return printed(Err(e));
-            }
-        }
-        printed(out.flush())
-    }
-
     /// Says something on standard error, unless only errors and warnings are wanted.
     pub fn note(&self, text: &str) {
         if !self.quiet {

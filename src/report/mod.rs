@@ -18,5 +18,6 @@ pub mod mount;
 pub mod preserve;
 pub mod scan;
 pub mod serve;
+mod table;
 mod tree;
 pub mod verify;

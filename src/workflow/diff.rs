@@ -3,7 +3,12 @@
 //! Both sides are opened as any command that looks inside opens them, and compared as they read. How the states of one
 //! replica stand to each other is told by their chains.
 
+mod files;
+mod pairs;
 mod ranges;
+mod renames;
+mod same;
+mod spool;
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -18,8 +23,12 @@ use crate::model::finding::Finding;
 use crate::replica::doctor;
 use crate::replica::{LayerInfo, SourceOptions, View};
 use crate::view::disk::Disk;
+use crate::workflow::browse::Browser;
 
-pub use ranges::{Collecting, Ranges};
+pub use files::{Counts, FileChange, Files, What};
+pub use ranges::Ranges;
+
+use ranges::Collecting;
 
 /// What is compared, and how.
 #[derive(Clone, Debug)]
@@ -32,12 +41,32 @@ pub struct DiffOptions {
     pub from: Option<String>,
     /// The state they are counted to, and what leave there is to read both.
     pub volume: VolumeOptions,
-    /// Whether bytes are compared; otherwise what was written counts as changed.
-    pub read: bool,
-    /// Whether every range is kept, and not just the first ones.
-    pub all_ranges: bool,
+    /// What counts as changed.
+    pub by: By,
     /// How many threads work.
     pub workers: usize,
+}
+
+/// What counts as changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Sectors whose bytes differ.
+    Bytes {
+        /// Whether every range is kept, and not just the first ones.
+        all_ranges: bool,
+    },
+    /// All that was written; nothing is read.
+    Written {
+        /// As above.
+        all_ranges: bool,
+    },
+    /// Files in the file system inside.
+    Files {
+        /// Which partition; without it, the only one with a file system, or the whole volume.
+        partition: Option<u32>,
+        /// Whether files that look untouched are read, too.
+        all_contents: bool,
+    },
 }
 
 /// How two states stand to each other.
@@ -90,12 +119,14 @@ pub struct Diff {
     pub to: Side,
     /// How they stand to each other.
     pub relation: Relation,
-    /// Whether bytes were compared.
-    pub read: bool,
-    /// How much changed, and by which layers.
+    /// What counts as changed.
+    pub by: By,
+    /// How much was written and changed, and by which layers.
     pub changes: Changes,
     /// Where.
     pub ranges: Ranges,
+    /// The files that changed, if they were compared.
+    pub files: Option<Files>,
     /// Damage and doubt about either side.
     pub findings: Vec<Finding>,
     /// How long it took.
@@ -120,24 +151,45 @@ pub fn diff(options: &DiffOptions, run: &Run<'_>) -> Result<Diff> {
         to: Plan::new(to.view.layers(), length, unwritten),
         shared,
     };
-    let mut ranges = Collecting::new(options.all_ranges)?;
+    let all_ranges = matches!(options.by, By::Bytes { all_ranges: true } | By::Written { all_ranges: true });
+    let mut ranges = Collecting::new(all_ranges)?;
     let mut keep = |change| ranges.add(change);
-    let changes = match options.read {
-        true => changes::compare(&pair, options.workers, run, &mut keep)?,
-        false => changes::written(&pair, run, &mut keep)?,
+    let changes = match options.by {
+        By::Bytes { .. } => changes::compare(&pair, options.workers, run, &mut keep)?,
+        By::Written { .. } => changes::written(&pair, run, &mut keep)?,
+        By::Files { .. } => changes::written(&pair, run, &mut |_| Ok(()))?,
     };
-    from.recheck()?;
-    to.recheck()?;
     let mut findings = from.findings.clone();
     findings.extend(to.findings.iter().filter(|finding| !from.findings.contains(finding)).cloned());
+    let relation = relation(&from, &to, shared);
+    let files = match options.by {
+        By::Files { partition, all_contents } => {
+            let all = all_contents || relation == Relation::Apart;
+            let from = Browser::of_volume(from, &sides.0.path, partition)?;
+            let to = Browser::of_volume(to, &sides.1.path, partition)?;
+            let files = files::compare(from.fs(), to.fs(), all, run)?;
+            from.recheck()?;
+            to.recheck()?;
+            let of_journals = from.findings.iter().chain(&to.findings).chain(&files.findings);
+            let new: Vec<_> = of_journals.filter(|finding| !findings.contains(finding)).cloned().collect();
+            findings.extend(new);
+            Some(files)
+        }
+        By::Bytes { .. } | By::Written { .. } => {
+            from.recheck()?;
+            to.recheck()?;
+            None
+        }
+    };
     doctor::sort(&mut findings);
     Ok(Diff {
-        relation: relation(&from, &to, shared),
+        relation,
         from: sides.0,
         to: sides.1,
-        read: options.read,
+        by: options.by,
         changes,
         ranges: ranges.finish()?,
+        files,
         findings,
         duration: started.elapsed(),
     })
@@ -226,8 +278,11 @@ impl Side {
 }
 
 impl Diff {
-    /// Whether both sides are the same, also in length; only a device may be longer.
+    /// Whether both sides are the same, also in length, unless files are compared; only a device may be longer.
     pub fn is_same(&self) -> bool {
+        if let Some(files) = &self.files {
+            return files.counts.is_same();
+        }
         let (from, to) = (&self.from, &self.to);
         let lengths_agree = match from.volume_bytes.cmp(&to.volume_bytes) {
             std::cmp::Ordering::Equal => true,

@@ -45,7 +45,14 @@ impl Browser {
     /// # Errors
     /// As [`Volume::open`]; when there is no ext file system, or it cannot be opened.
     pub fn open(path: &Path, options: &VolumeOptions, partition: Option<u32>) -> Result<Self> {
-        let volume = Volume::open(path, options).map_err(hint_on_rights)?;
+        Self::of_volume(Volume::open(path, options).map_err(hint_on_rights)?, path, partition)
+    }
+
+    /// Opens the file system in an open volume, which was opened as `path`, or in a partition of it.
+    ///
+    /// # Errors
+    /// When there is no ext file system, or it cannot be opened.
+    pub fn of_volume(volume: Volume, path: &Path, partition: Option<u32>) -> Result<Self> {
         let inside = inside::look(volume.whole(), partition)?;
         check_kind(inside.guest, path)?;
         let fs = ExtFs::open(inside.disk).map_err(hint_on_rights)?;
@@ -54,6 +61,11 @@ impl Browser {
         findings.extend(journal.as_ref().map(of_journal).unwrap_or_default());
         let partition = inside.partition.map(|partition| partition.number);
         Ok(Browser { volume, fs, partition, note: inside.note, journal, findings })
+    }
+
+    /// The volume that it is in.
+    pub fn volume(&self) -> &Volume {
+        &self.volume
     }
 
     /// The file system.

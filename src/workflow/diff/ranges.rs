@@ -1,14 +1,11 @@
 //! The ranges that changed: the first ones in memory or, if they are wanted, all of them in a temporary file.
-//!
-//! A volume can have millions, and what comes before them in a report is known only when all were found.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 
 use crate::engine::changes::{Change, Sides};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::units::ByteRange;
-use crate::view::read_at::ReadAt;
+use crate::workflow::diff::spool::{Spool, Spooling};
 
 /// How many ranges are kept when not all are wanted.
 const FIRST: usize = 16;
@@ -16,24 +13,19 @@ const FIRST: usize = 16;
 /// How long a range is in the file: three offsets and two layers.
 const RECORD_BYTES: usize = 28;
 
-/// How many ranges are read at a time.
-const READ_AT_ONCE: usize = 4096;
-
 /// What stands for no layer in the file.
 const NO_LAYER: u16 = u16::MAX;
 
 /// Ranges in the making, in ascending order.
 pub struct Collecting {
-    kept: u64,
     first: Vec<Change>,
-    all: Option<BufWriter<File>>,
+    all: Option<Spooling>,
 }
 
 /// The ranges that were kept.
 pub struct Ranges {
-    kept: u64,
     first: Vec<Change>,
-    all: Option<File>,
+    all: Option<Spool>,
 }
 
 impl Collecting {
@@ -42,8 +34,7 @@ impl Collecting {
     /// # Errors
     /// `Output` when all are wanted and there is no place for a temporary file.
     pub fn new(all: bool) -> Result<Self> {
-        let file = all.then(tempfile::tempfile).transpose().map_err(failed)?;
-        Ok(Collecting { kept: 0, first: Vec::new(), all: file.map(BufWriter::new) })
+        Ok(Collecting { first: Vec::new(), all: all.then(Spooling::new).transpose()? })
     }
 
     /// Keeps one more, if it is wanted.
@@ -52,12 +43,12 @@ impl Collecting {
     /// `Output` when the temporary file cannot be written.
     pub fn add(&mut self, change: Change) -> Result<()> {
         match &mut self.all {
-            Some(file) => file.write_all(&record(change)).map_err(failed)?,
-            None if self.first.len() < FIRST => self.first.push(change),
-            None => return Ok(()),
+            Some(all) => all.add(&record(change)),
+            None => {
+                self.first.extend((self.first.len() < FIRST).then_some(change));
+                Ok(())
+            }
         }
-        self.kept += 1;
-        Ok(())
     }
 
     /// That was all.
@@ -65,53 +56,20 @@ impl Collecting {
     /// # Errors
     /// As [`add`](Self::add).
     pub fn finish(self) -> Result<Ranges> {
-        let all = self.all.map(BufWriter::into_inner).transpose().map_err(|e| failed(e.into_error()))?;
-        Ok(Ranges { kept: self.kept, first: self.first, all })
+        Ok(Ranges { first: self.first, all: self.all.map(Spooling::finish).transpose()? })
     }
 }
 
 impl Ranges {
-    /// How many were kept.
-    pub fn kept(&self) -> u64 {
-        self.kept
-    }
-
     /// The ranges that were kept, in ascending order. An error is that of reading the temporary file.
     pub fn iter(&self) -> impl Iterator<Item = io::Result<Change>> + '_ {
-        let from_file = self.all.iter().flat_map(|file| Reading { file, at_bytes: 0, ready: Vec::new() });
+        let from_file = self.all.iter().flat_map(Spool::iter).map(|record| record.and_then(|r| change(&r)));
         self.first.iter().copied().map(Ok).chain(from_file)
     }
-}
 
-/// The ranges in a file, the next ones last.
-struct Reading<'a> {
-    file: &'a File,
-    at_bytes: u64,
-    ready: Vec<Change>,
-}
-
-impl Reading<'_> {
-    fn refill(&mut self) -> io::Result<()> {
-        let left = self.file.len_bytes()? - self.at_bytes;
-        let most = READ_AT_ONCE * RECORD_BYTES;
-        let mut bytes = vec![0; usize::try_from(left).map_or(most, |left| left.min(most))];
-        ReadAt::read_exact_at(self.file, &mut bytes, self.at_bytes)?;
-        self.at_bytes += bytes.len() as u64;
-        self.ready = bytes.chunks_exact(RECORD_BYTES).rev().map(change).collect();
-        Ok(())
-    }
-}
-
-impl Iterator for Reading<'_> {
-    type Item = io::Result<Change>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ready.is_empty() {
-            if let Err(e) = self.refill() {
-                return Some(Err(e));
-            }
-        }
-        self.ready.pop().map(Ok)
+    /// How many of `count` ranges were not kept.
+    pub fn left_out(&self, count: u64) -> u64 {
+        if self.all.is_some() { 0 } else { count.saturating_sub(self.first.len() as u64) }
     }
 }
 
@@ -126,21 +84,15 @@ fn record(change: Change) -> [u8; RECORD_BYTES] {
     bytes
 }
 
-fn change(bytes: &[u8]) -> Change {
-    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-    let layer = |at: usize| u8::try_from(u16::from_le_bytes([bytes[at], bytes[at + 1]])).ok();
-    Change {
+fn change(record: &[u8]) -> io::Result<Change> {
+    let record: [u8; RECORD_BYTES] = record.try_into().map_err(io::Error::other)?;
+    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| record[at + i]));
+    let layer = |at: usize| u8::try_from(u16::from_le_bytes([record[at], record[at + 1]])).ok();
+    Ok(Change {
         range: ByteRange::new(number(0), number(8)),
         first_bytes: number(16),
         between: Sides { from: layer(24), to: layer(26) },
-    }
-}
-
-fn failed(cause: io::Error) -> Error {
-    Error::output("cannot keep the ranges in a temporary file")
-        .with_path(std::env::temp_dir())
-        .caused_by(cause)
-        .with_hint("name a directory with more room in TMPDIR, or leave --ranges out")
+    })
 }
 
 #[cfg(test)]
