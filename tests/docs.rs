@@ -269,6 +269,9 @@ fn mount_and_umount_print_what_json_md_says() {
     for (section, values) in ["mount", "umount list", "umount"].into_iter().zip(seen) {
         compare(section, &values);
     }
+}
+
+#[test]
 fn serve_prints_what_json_md_says() {
     let fixture = fixture("16-ext4-sqlite");
     let (replica, _) = fixture.replica();

@@ -45,7 +45,10 @@ fn compare(recipe: &Recipe) {
         assert_same_tree(&dir.join("mnt"), &out, &what);
         // A second time there is nothing left to do.
         let again = lhrecover(&["extract", text(&image.path), "--to", text(&out), "--json"]).exits(0).json();
-        assert_eq!((&again["files"], &again["symlinks"], &again["specials"]), (&0.into(), &0.into(), &0.into()));
+        assert_eq!(
+            (&again["files"], &again["symlinks"], &again["specials"]),
+            (&0.into(), &0.into(), &0.into())
+        );
         assert_same_tree(&dir.join("mnt"), &out, &format!("{what}, again"));
     }
 }
@@ -56,7 +59,8 @@ fn state_of(image: &Path) -> (String, [i64; 6]) {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(fs::File::open(image).unwrap()).unwrap();
     let meta = fs::metadata(image).unwrap();
-    let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec(), meta.atime(), meta.atime_nsec()];
+    let times =
+        [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec(), meta.atime(), meta.atime_nsec()];
     (hasher.finalize().to_hex().to_string(), times)
 }
 

@@ -238,7 +238,7 @@ codes! {
     CopyAttributesDiffer = "copy-attributes-differ", Warning,
         "Mode, owner, time or extended attributes of a copied file are not those of the source.";
     SourceChanged = "source-changed", Warning,
-        "The source is no longer what it was when the copy was made.";
+        "The source is no longer what it was when the copy was made, or when it was opened to be served.";
     FilesUnreadable = "files-unreadable", Error,
         "Files or directories inside the volume cannot be read, or are damaged.";
     JournalCutShort = "journal-cut-short", Warning,
@@ -247,7 +247,6 @@ codes! {
         "The journal of the file system inside has fast commits, which are not taken into account: the latest changes are missing.";
     NotExtracted = "not-extracted", Warning,
         "Something inside the volume was not extracted: the name is taken or cannot be used, or it needs root.";
-        "The source is no longer what it was when the copy was made, or when it was opened to be served.";
     FileSystemDamaged = "file-system-damaged", Error,
         "The file system, or what else is in the volume, is damaged: its own checker says so, or its superblock.";
     DatabaseDamaged = "database-damaged", Error,

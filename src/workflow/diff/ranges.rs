@@ -115,7 +115,7 @@ mod tests {
             changes.iter().for_each(|&change| collecting.add(change).unwrap());
             let ranges = collecting.finish().unwrap();
             for _ in 0..2 {
-                let back: Vec<_> = ranges.iter().map(Result::unwrap).collect();
+                let back: Vec<_> = ranges.iter().map(|range| range.unwrap()).collect();
                 assert_eq!(back, if all { &changes } else { &changes[..FIRST] });
             }
         }
