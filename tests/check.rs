@@ -587,7 +587,8 @@ fn people_read_what_was_found_and_the_verdict_last() {
     for (case, golden) in [("16-ext4-sqlite", "check-ext4"), ("22-luks-encrypted", "check-luks")] {
         let fixture = fixture(case);
         let overlay = place.path("overlay");
-        let args = ["check", text(&fixture.replica().0), "--progress", "none", "--overlay", text(&overlay)];
+        let (replica, _) = fixture.replica();
+        let args = ["check", text(&replica), "--progress", "none", "--overlay", text(&overlay)];
         let ran = Lhrecover::new(&args).env("LHRECOVER_RUN_DIR", place.path("run")).run();
         common::golden::assert_golden(golden, fixture.dir.path(), &ran);
     }
