@@ -59,8 +59,10 @@ fn files_of_real_snapshots_are_what_the_engine_says() {
             let args = ["--from", &name(from_name), "--at", &name(to_name), "--json"];
             let report = diff(&dir, &args).json();
             let (from, to) = (files(from), files(to));
-            let found: Vec<_> =
-                list(&report["files"]["changes"]).iter().filter(|c| c["type"] == "file").collect();
+            // What SQLite keeps in memory beside a WAL is not among what the manifest lists.
+            let is_listed =
+                |c: &&Value| c["type"] == "file" && !c["path"].as_str().unwrap().ends_with("-shm");
+            let found: Vec<_> = list(&report["files"]["changes"]).iter().filter(is_listed).collect();
             let of = |what: &str, key: &str| -> BTreeSet<String> {
                 let which = found.iter().filter(|change| change["what"] == what);
                 which.map(|change| change[key].as_str().unwrap().to_owned()).collect()
@@ -258,9 +260,8 @@ fn a_change_that_left_no_trace_is_found_when_all_is_read() {
     let Some(rig) = rig(test, fill, |_| {}) else { return };
     // As a disk that rots, or a tool that writes to the device, changes it.
     let bytes = fs::read(&rig.images[1]).unwrap();
-    let at = bytes.windows(7).position(|window| window == b"touched").unwrap();
-    let at =
-        bytes[at + 1..].windows(7).position(|window| window == b"touched").map_or(at, |next| at + 1 + next);
+    let block = bytes.chunks(4096).position(|block| block.starts_with(b"touched\0")).unwrap();
+    let at = block * 4096;
     OpenOptions::new().write(true).open(&rig.images[1]).unwrap().write_all_at(b"T", at as u64).unwrap();
     let replica = rig.replica();
     diff(&replica, &["--from", "before"]).exits(0);
@@ -277,7 +278,7 @@ fn what_cannot_be_read_is_neither_gone_nor_new() {
     let Some(rig) = rig(test, fill, |_| {}) else { return };
     let inode = run("debugfs", &["-R", "stat /dir/sub", text(&rig.images[1])]);
     let inode = inode.split_whitespace().nth(1).unwrap().to_owned();
-    run("debugfs", &["-w", "-R", &format!("sif <{inode}> block[2] 0xffffff"), text(&rig.images[1])]);
+    run("debugfs", &["-w", "-R", &format!("sif <{inode}> block[5] 0xffffff"), text(&rig.images[1])]);
     let report = diff(&rig.images[0], &[text(&rig.images[1]), "--json"]).exits(1).json();
     assert!(has_finding(&report, "files-unreadable"), "{report:#}");
     let told = changes(&report);
