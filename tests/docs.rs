@@ -25,8 +25,12 @@ use lhrecover::report::finding::FindingReport;
 use serde_json::Value;
 
 /// Objects whose keys are data.
-const MAPS: [&str; 3] =
-    ["layers[].labels", "manifest.directory.xattrs", "manifest.files[].attributes.xattrs"];
+const MAPS: [&str; 4] = [
+    "entries[].xattrs",
+    "layers[].labels",
+    "manifest.directory.xattrs",
+    "manifest.files[].attributes.xattrs",
+];
 
 fn doc(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)
@@ -292,6 +296,19 @@ fn check_prints_what_json_md_says() {
     };
     let (ext, luks) = (fixture("16-ext4-sqlite"), fixture("22-luks-encrypted"));
     compare("check", &[check(&ext.replica().0), check(&luks.replica().0)]);
+}
+
+#[test]
+fn files_are_what_json_md_says() {
+    let fixture = fixture("16-ext4-sqlite");
+    let (replica, _) = fixture.replica();
+    let out = fixture.dir.path().join("out");
+    let json = |args: &[&str]| lhrecover(&[args, &["--json"]].concat()).exits(0).json();
+    let replica = text(&replica);
+    compare("ls", &[json(&["ls", replica, "-R"])]);
+    compare("find", &[json(&["find", replica, "--name", "*.txt"])]);
+    compare("find databases", &[json(&["find", replica, "--db"])]);
+    compare("extract", &[json(&["extract", replica, "docs", "--to", text(&out), "--no-owner"])]);
 }
 
 #[test]
