@@ -70,7 +70,7 @@ pub(super) fn look_inside(
     let inside = inside::look(volume.whole(), options.partition)?;
     match inside.guest {
         Some(Guest { kind: GuestKind::Luks, .. }) if options.key_file.is_none() => {
-            return Err(luks::by_hand(source, mountpoint));
+            return Err(luks::by_hand(source, mountpoint, options));
         }
         Some(Guest { kind: GuestKind::Luks, .. }) => luks::check_available()?,
         guest => {
