@@ -11,7 +11,7 @@ use crate::guest::ext::{ExtFs, Found};
 use crate::model::finding::Finding;
 use crate::workflow::browse::Troubles;
 use crate::workflow::browse::search::letter;
-use crate::workflow::diff::pairs::{Met, Pairs};
+use crate::workflow::diff::pairs::Pairs;
 use crate::workflow::diff::renames::Renames;
 use crate::workflow::diff::same::{self, File, Unreadable};
 use crate::workflow::diff::spool::{Spool, Spooling};
@@ -117,10 +117,11 @@ pub fn compare(from: &ExtFs, to: &ExtFs, all: bool, run: &Run<'_>) -> Result<Fil
     };
     let mut pairs = Pairs::new(from, to, Some((&troubles.0, &troubles.1)), run)?;
     while let Some(met) = pairs.next_met()? {
-        match met {
-            Met::OnlyFrom(found) => comparing.gone(found)?,
-            Met::OnlyTo(found) => comparing.come(found)?,
-            Met::Both(from, to) => comparing.both(&from, &to)?,
+        match (met.from, met.to) {
+            (Some(from), Some(to)) => comparing.both(&from, &to)?,
+            (Some(from), None) => comparing.gone(from)?,
+            (None, Some(to)) => comparing.come(to)?,
+            (None, None) => {}
         }
     }
     run.event(Event::PhaseDone);

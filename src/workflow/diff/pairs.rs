@@ -13,14 +13,12 @@ use crate::workflow::browse::Troubles;
 /// How many places may be unreadable before there is no point in going on.
 const MOST_UNKNOWN: usize = 10_000;
 
-/// What is at a path.
-pub enum Met {
-    /// Only the first file system has it.
-    OnlyFrom(Found),
-    /// Only the second has it.
-    OnlyTo(Found),
-    /// Both do.
-    Both(Found, Found),
+/// What is at a path: in at least one of the two.
+pub struct Met {
+    /// In the first file system.
+    pub from: Option<Found>,
+    /// In the second.
+    pub to: Option<Found>,
 }
 
 /// The two walks.
@@ -68,11 +66,13 @@ impl<'a> Pairs<'a> {
             };
             let from = if order.is_le() { self.from.take()? } else { None };
             let to = if order.is_ge() { self.to.take()? } else { None };
-            match (from, to) {
-                (Some(from), Some(to)) => return Ok(Some(Met::Both(from, to))),
-                (Some(from), None) if self.to.knows(&from.path) => return Ok(Some(Met::OnlyFrom(from))),
-                (None, Some(to)) if self.from.knows(&to.path) => return Ok(Some(Met::OnlyTo(to))),
-                _ => {}
+            let is_known = match (&from, &to) {
+                (Some(from), None) => self.to.knows(&from.path),
+                (None, Some(to)) => self.from.knows(&to.path),
+                _ => true,
+            };
+            if is_known {
+                return Ok(Some(Met { from, to }));
             }
         }
     }

@@ -27,13 +27,14 @@ impl Renames {
     /// # Errors
     /// As [`Pairs::next_met`].
     pub fn find(mut pairs: Pairs<'_>) -> Result<Self> {
-        let (mut gone, mut come) = (HashMap::new(), HashMap::new());
+        let (mut gone, mut come) = (HashMap::<u32, Known>::new(), HashMap::<u32, Known>::new());
         while let Some(met) = pairs.next_met()? {
-            match met {
-                Met::OnlyFrom(found) => drop(gone.entry(found.node.ino).or_insert(Known::of(found))),
-                Met::OnlyTo(found) => drop(come.entry(found.node.ino).or_insert(Known::of(found))),
-                Met::Both(..) => {}
-            }
+            let (known, found) = match met {
+                Met { from: Some(found), to: None } => (&mut gone, found),
+                Met { from: None, to: Some(found) } => (&mut come, found),
+                Met { .. } => continue,
+            };
+            known.entry(found.node.ino).or_insert_with(|| Known::of(found));
             if gone.len() + come.len() > MOST_REMEMBERED {
                 return Ok(Renames { given_up: true, ..Renames::default() });
             }
