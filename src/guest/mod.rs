@@ -1,6 +1,8 @@
 //! What is inside an image: file systems, containers, partition tables, known by their magic.
 
 pub mod databases;
+pub mod facts;
+pub mod fields;
 pub mod files;
 pub mod partition;
 

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crc_fast::{CrcAlgorithm, checksum};
 
+use crate::guest::fields::Fields;
 use crate::guest::files::{Files, beginning};
 
 /// The control file, from the cluster's directory.
@@ -118,35 +119,13 @@ pub struct Checkpoint {
     pub at: i64,
 }
 
-/// Numbers at offsets, in the byte order of whoever wrote them.
-struct Numbers<'a> {
-    bytes: &'a [u8],
-    is_big_endian: bool,
-}
-
-impl Numbers<'_> {
-    fn u32(&self, at: usize) -> Option<u32> {
-        let bytes: &[u8; 4] = self.bytes.get(at..)?.first_chunk()?;
-        Some(if self.is_big_endian { u32::from_be_bytes(*bytes) } else { u32::from_le_bytes(*bytes) })
-    }
-
-    fn u64(&self, at: usize) -> Option<u64> {
-        let bytes: &[u8; 8] = self.bytes.get(at..)?.first_chunk()?;
-        Some(if self.is_big_endian { u64::from_be_bytes(*bytes) } else { u64::from_le_bytes(*bytes) })
-    }
-
-    fn i64(&self, at: usize) -> Option<i64> {
-        self.u64(at).map(u64::cast_signed)
-    }
-}
-
 impl Control {
     /// What the file `bytes` says; `None` when it is too short, or of no version that there ever was.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let bytes = &bytes[..bytes.len().min(CONTROL_BYTES)];
-        let is_version = |n: &Numbers<'_>| n.u32(8).is_some_and(|version| (800..10_000).contains(&version));
+        let is_version = |n: &Fields<'_>| n.u32(8).is_some_and(|version| (800..10_000).contains(&version));
         let numbers = [false, true]
-            .map(|is_big_endian| Numbers { bytes, is_big_endian })
+            .map(|is_big_endian| Fields { bytes, is_big_endian })
             .into_iter()
             .find(is_version)?;
         let control_version = numbers.u32(8)?;
@@ -155,7 +134,7 @@ impl Control {
             catalog_version: numbers.u32(12)?,
             system_identifier: numbers.u64(0)?,
             state: State::from(numbers.u32(16)?),
-            written_at: numbers.i64(24)?,
+            written_at: numbers.u64(24)?.cast_signed(),
             checkpoint: Some(control_version)
                 .filter(|&version| version >= FIRST_VERSION)
                 .and_then(|version| Checkpoint::parse(&numbers, version)),
@@ -178,19 +157,19 @@ impl Control {
 }
 
 impl Checkpoint {
-    fn parse(numbers: &Numbers<'_>, version: u32) -> Option<Self> {
+    fn parse(numbers: &Fields<'_>, version: u32) -> Option<Self> {
         let copy = if version < FIRST_ONE_CHECKPOINT { 48 } else { 40 };
         Some(Checkpoint {
             location: numbers.u64(32)?,
             redo: numbers.u64(copy)?,
             timeline: numbers.u32(copy + 8)?,
-            at: numbers.i64(copy + if version < FIRST_FULL_XID { 56 } else { 64 })?,
+            at: numbers.u64(copy + if version < FIRST_FULL_XID { 56 } else { 64 })?.cast_signed(),
         })
     }
 }
 
 /// The length of the log's files: the fourth size behind the constant. Powers of two from 1 MiB to 1 GiB are valid.
-fn wal_segment_bytes(numbers: &Numbers<'_>) -> Option<u32> {
+fn wal_segment_bytes(numbers: &Fields<'_>) -> Option<u32> {
     let constant = (SUM_FROM / 2..numbers.bytes.len())
         .step_by(8)
         .find(|&at| numbers.u64(at).is_some_and(|bits| bits == FLOAT_FORMAT.to_bits()))?;
@@ -199,7 +178,7 @@ fn wal_segment_bytes(numbers: &Numbers<'_>) -> Option<u32> {
 }
 
 /// Whether somewhere behind the sizes stands the CRC-32C of all that is before it.
-fn has_sum(numbers: &Numbers<'_>) -> bool {
+fn has_sum(numbers: &Fields<'_>) -> bool {
     let places = (SUM_FROM..numbers.bytes.len()).step_by(4);
     places.into_iter().any(|at| {
         let sum = checksum(CrcAlgorithm::Crc32Iscsi, &numbers.bytes[..at]);
