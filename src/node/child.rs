@@ -32,6 +32,8 @@ pub struct Talk {
     piece: Vec<u8>,
     gone: usize,
     said: Vec<u8>,
+    /// Whether it was waited for.
+    has_ended: bool,
 }
 
 impl Talk {
@@ -44,8 +46,17 @@ impl Talk {
         let mut child = command.spawn()?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         // From here on, dropping it ends the child.
-        let talk =
-            Talk { child, stdin, stdout, stderr, source: None, piece: Vec::new(), gone: 0, said: Vec::new() };
+        let talk = Talk {
+            child,
+            stdin,
+            stdout,
+            stderr,
+            source: None,
+            piece: Vec::new(),
+            gone: 0,
+            said: Vec::new(),
+            has_ended: false,
+        };
         talk.stdin.as_ref().map_or(Ok(()), set_nonblocking)?;
         talk.stdout.as_ref().map_or(Ok(()), set_nonblocking)?;
         talk.stderr.as_ref().map_or(Ok(()), set_nonblocking)?;
@@ -78,6 +89,16 @@ impl Talk {
     /// The end of what it said on standard error.
     pub fn said(&self) -> &[u8] {
         &self.said
+    }
+
+    /// Waits for its end; `None` when a signal ended it. Call it when [`is_over`](Self::is_over).
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn exit_code(&mut self) -> io::Result<Option<i32>> {
+        let status = self.child.wait()?;
+        self.has_ended = true;
+        Ok(status.code())
     }
 
     /// Waits until something can be moved, `patience` at most, and moves it: what it prints goes to `heard`.
@@ -173,6 +194,9 @@ fn set_nonblocking(pipe: &impl AsFd) -> io::Result<()> {
 
 impl Drop for Talk {
     fn drop(&mut self) {
+        if self.has_ended {
+            return;
+        }
         // Not waited for yet, so its number cannot have become another process's. What fails has ended before.
         if let Ok(leader) = i32::try_from(self.child.id()) {
             let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);

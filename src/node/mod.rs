@@ -9,7 +9,7 @@
 
 mod binary;
 mod blame;
-mod child;
+pub mod child;
 mod inbox;
 mod script;
 pub mod ssh;

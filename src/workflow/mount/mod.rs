@@ -53,6 +53,8 @@ pub struct MountOptions {
     pub overlay_max_bytes: Option<u64>,
     /// The key of an encrypted volume.
     pub key_file: Option<PathBuf>,
+    /// Take everything down when this process ends, however it does.
+    pub hold: bool,
 }
 
 /// What was mounted.

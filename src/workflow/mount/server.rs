@@ -220,12 +220,21 @@ impl Server {
         self.orders.write_all(b"go\n").map_err(|e| {
             Error::usage("the process that serves the image ended as soon as it served").caused_by(e)
         })?;
-        Ok(Released(self.child))
+        Ok(Released { child: self.child, _orders: None })
+    }
+
+    /// Does not: however this process ends, it takes everything down.
+    pub fn hold(self) -> Released {
+        Released { child: self.child, _orders: Some(self.orders) }
     }
 }
 
-/// A server on its own.
-pub struct Released(Child);
+/// A server on its own, or as long as this process lives.
+pub struct Released {
+    child: Child,
+    /// Closed when this process ends, which it waits for.
+    _orders: Option<ChildStdin>,
+}
 
 impl Released {
     /// How it ended, if it has.
@@ -233,7 +242,7 @@ impl Released {
     /// # Errors
     /// When that cannot be told.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.0
+        self.child
             .try_wait()
             .map_err(|e| Error::usage("cannot watch the process that serves the image").caused_by(e))
     }

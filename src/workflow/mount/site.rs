@@ -80,7 +80,8 @@ impl Site {
             (file_system, loop_device) = (Some(mounted), Some(device));
         }
         run.check()?;
-        let server = self.server.take().ok_or_else(|| Error::usage("there is no server"))?.release()?;
+        let server = self.server.take().ok_or_else(|| Error::usage("there is no server"))?;
+        let server = if self.options.hold { server.hold() } else { server.release()? };
         Ok(Up { server, file_system, partition, loop_device })
     }
 
