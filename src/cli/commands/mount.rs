@@ -101,6 +101,7 @@ impl Args {
             overlay: self.overlay.clone(),
             overlay_max_bytes: self.overlay_max,
             key_file: self.key_file.clone(),
+            hold: false,
         })
     }
 }
