@@ -4,6 +4,7 @@ pub mod databases;
 pub mod facts;
 pub mod fields;
 pub mod files;
+pub mod geometry;
 pub mod partition;
 
 use crate::error::Result;

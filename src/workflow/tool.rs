@@ -154,12 +154,7 @@ impl Tools {
     ///
     /// # Errors
     /// As [`must_have`](Self::must_have); `External` when it cannot be started; when stopped.
-    pub fn call(
-        &self,
-        call: &Call,
-        run: &Run<'_>,
-        mut heard: impl FnMut(Heard<'_>),
-    ) -> Result<ToolRun> {
+    pub fn call(&self, call: &Call, run: &Run<'_>, mut heard: impl FnMut(Heard<'_>)) -> Result<ToolRun> {
         let program = self.must_have(call.tool)?;
         let fail = |e| {
             Error::new(ErrorKind::External, format!("cannot run {}", call.tool.program))

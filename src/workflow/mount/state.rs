@@ -247,6 +247,19 @@ impl Entry {
 }
 
 impl State {
+    /// Of a device that this process mounts as a target, and nothing else.
+    pub fn apart(source: String, entry: &Entry) -> Self {
+        State {
+            schema_version: 1,
+            source,
+            mountpoint: entry.view_dir(),
+            image_only: false,
+            mapper: None,
+            server: None,
+            owner: Identity::of(std::process::id()),
+        }
+    }
+
     /// Where the image's file system is mounted.
     pub fn image_dir(&self, entry: &Entry) -> PathBuf {
         if self.image_only { self.mountpoint.clone() } else { entry.image_dir() }
