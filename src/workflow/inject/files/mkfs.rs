@@ -86,7 +86,8 @@ fn ext_args(ext: &Ext, keep_uuid: bool) -> Vec<OsString> {
 
 /// A part of a whole in percent, as mke2fs takes it: with two decimals, and 50 at most.
 fn percent(part: u64, whole: u64) -> String {
-    let hundredths = u128::from(part) * 10_000 / u128::from(whole.max(1));
+    let whole = u128::from(whole.max(1));
+    let hundredths = (u128::from(part) * 10_000 + whole / 2) / whole;
     let hundredths = hundredths.min(5000);
     format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
