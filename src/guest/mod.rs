@@ -5,6 +5,7 @@ pub mod ext;
 pub mod facts;
 pub mod fields;
 pub mod files;
+pub mod geometry;
 pub mod partition;
 
 use crate::error::Result;

@@ -106,6 +106,19 @@ impl Talk {
     /// # Errors
     /// When what is to be sent cannot be read, or a pipe fails. A child that does not listen any more is none.
     pub fn step(&mut self, patience: Duration, heard: impl FnMut(&[u8])) -> io::Result<()> {
+        self.step_hearing(patience, heard, |_| {})
+    }
+
+    /// The same, with all of what it says on standard error going to `errors`, too.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn step_hearing(
+        &mut self,
+        patience: Duration,
+        heard: impl FnMut(&[u8]),
+        mut errors: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
         self.fill()?;
         let [may_write, may_read, may_hear_errors] = self.wait(patience)?;
         if may_write {
@@ -117,6 +130,7 @@ impl Talk {
         if may_hear_errors {
             let said = &mut self.said;
             receive(&mut self.stderr, |bytes| {
+                errors(bytes);
                 said.extend_from_slice(bytes);
                 said.drain(..said.len().saturating_sub(SAID_MAX_BYTES));
             })?;

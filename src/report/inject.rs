@@ -1,4 +1,6 @@
-//! What `inject` shows.
+//! What `inject` shows: of blocks here, of files in [`files`].
+
+pub mod files;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -35,6 +37,8 @@ pub struct InjectReport {
     pub before: String,
     /// What it begins with now; `null` when that is not known.
     pub after: Option<&'static str>,
+    /// Whether the file system was made to take all of the device.
+    pub grown: bool,
     /// Whether nothing was written.
     pub dry_run: bool,
     /// The volume's length in bytes.
@@ -104,6 +108,7 @@ pub fn of_blocks(source: &Path, injected: &InjectedBlocks) -> InjectReport {
         device: injected.identity.as_ref().map(DeviceReport::from),
         before: injected.before.clone(),
         after: injected.after.map(|guest| guest.name),
+        grown: injected.grown,
         dry_run: injected.dry_run,
         volume_bytes: injected.volume_bytes,
         surplus_bytes: injected.surplus_bytes,
@@ -161,6 +166,9 @@ pub fn text(report: &InjectReport) -> String {
             "  read back and compared: {}, and zeros everywhere else",
             human::bytes(verification.read_bytes)
         );
+    }
+    if report.grown {
+        let _ = writeln!(text, "  the file system was made to take all of the device");
     }
     match report.estimated_seconds {
         Some(seconds) => {

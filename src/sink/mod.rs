@@ -3,7 +3,7 @@
 //! A [`Sink`] takes bytes at an offset, from several threads at once. What no layer serves must read as zeros in
 //! the end: a fresh sparse file does so by itself, a device has to be told ([`Sink::zero_range`]).
 
-mod contents;
+pub mod contents;
 pub mod copy_dir;
 pub mod device;
 pub mod file;

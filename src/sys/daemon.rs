@@ -1,7 +1,9 @@
-//! Processes that outlive the one that started them.
+//! Processes that outlive the one that started them, and some that must not.
 
 use std::fs;
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -78,10 +80,25 @@ pub fn serves_writes() {
     let _ = unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
 }
 
+/// Has what `command` starts end when the thread that starts it does, however that ends: a helper that went on alone would
+/// hold what is to be unmounted. Its own children are not covered.
+pub fn ends_with_us(command: &mut Command) {
+    // A number that fits, of a signal that is never negative.
+    let signal = libc::SIGKILL.unsigned_abs();
+    let arrange = move || {
+        // SAFETY: takes numbers only, and concerns nothing but the process that is being started.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::c_ulong::from(signal)) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec, `arrange` makes one system call, and neither allocates nor locks.
+    unsafe { command.pre_exec(arrange) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
 
     #[test]
     fn an_ended_process_is_not_alive_even_before_it_was_waited_for() {

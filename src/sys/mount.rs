@@ -17,6 +17,23 @@ pub fn mount_read_only(device: &Path, point: &Path, file_system: &str, options: 
     Mount::builder().fstype(file_system).flags(flags).data(options).mount(device, point).map(drop)
 }
 
+/// Mounts `device` at `point`, for writing, such that nothing on it can be run, be a device, or lend rights meanwhile.
+///
+/// # Errors
+/// Whatever mount(2) says.
+pub fn mount_for_writing(device: &Path, point: &Path, file_system: &str, options: &str) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
+    Mount::builder().fstype(file_system).flags(flags).data(options).mount(device, point).map(drop)
+}
+
+/// Waits until everything written to the file system that `point` is on is on stable storage.
+///
+/// # Errors
+/// What went wrong while it was written, and whatever syncfs(2) says.
+pub fn sync_file_system(point: &Path) -> io::Result<()> {
+    Ok(nix::unistd::syncfs(fs::File::open(point)?)?)
+}
+
 /// Unmounts what shows at `point`, unless it is in use.
 ///
 /// # Errors

@@ -11,4 +11,5 @@ pub mod merge;
 pub mod mount;
 pub mod preserve;
 pub mod scan;
+pub mod tool;
 pub mod verify;

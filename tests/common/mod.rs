@@ -8,6 +8,7 @@ pub mod chain;
 pub mod chains;
 pub mod cli;
 pub mod damage;
+pub mod disks;
 pub mod ext;
 pub mod filesystems;
 pub mod fingerprint;

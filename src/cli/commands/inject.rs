@@ -1,46 +1,53 @@
 //! `lhrecover inject`: the data back into a live block device.
 
-use std::path::PathBuf;
+use std::env;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use super::mount::JournalArg;
 use crate::cli::Outcome;
-use crate::cli::args::{DeviceArgs, LookArgs};
+use crate::cli::args::{DeviceArgs, LookArgs, OverlayArgs};
 use crate::cli::report_file::ReportFile;
 use crate::cli::signals::cancel_on_signals;
 use crate::cli::ui::Ui;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::report::inject as report;
 use crate::sink::file::FileOptions;
 use crate::workflow::inject::blocks::{self, BlocksOptions, ZeroPolicy};
+use crate::workflow::inject::files::{self, Existing, FilesOptions};
+use crate::workflow::mount::Journal;
+use crate::workflow::tool::Tools;
+
+/// Names the only directories that tools are looked for in; for tests.
+const TOOL_PATH_VARIABLE: &str = "LHRECOVER_TOOL_PATH";
 
 /// Arguments of `inject`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The device is written only where it differs from the volume, and read back afterwards. An interrupted run is run again, \
-with --overwrite, and goes on.")]
+blocks: the device is written only where it differs from the volume, and read back afterwards. It keeps everything, UUIDs and \
+containers too. files: the volume's files (ext2, ext3, ext4, XFS) are copied with rsync to the file system on the device; if \
+there is none, one like the source's is made. An interrupted run is run again, with --overwrite (and --delete, for files), and \
+goes on.")]
 pub struct Args {
     /// A replica directory, or an image of a volume
     source: PathBuf,
     /// The device to write to, such as `/dev/longhorn/PV`
     device: PathBuf,
-    /// How: the exact volume, sector by sector
+    /// How: the exact volume, sector by sector, or its files
     #[arg(long, value_name = "MODE")]
     mode: ModeArg,
-    /// Which zeros are written to a device that is not empty: as its kind needs (all, where discarded sectors may come back
-    /// after a restart), all, or only those where it reads as something else
-    #[arg(long, value_name = "WHICH", default_value = "auto")]
-    zeros: ZerosArg,
-    /// Read the device back and compare
-    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
-    verify: bool,
+    /// Compare afterwards: the device with the volume, or with --mode files the content of every file on both sides [default:
+    /// true for blocks, false for files]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    verify: Option<bool>,
     /// Write nothing; say what would be written, and how long that would take
     #[arg(long)]
     dry_run: bool,
-    /// Write to an image file in place, if the target is one
+    /// Make a file system that is smaller than the device take all of it
     #[arg(long)]
-    allow_file: bool,
+    grow: bool,
     /// Write a LUKS container over a plain volume, or a plain volume over a container
     #[arg(long)]
     allow_luks_mismatch: bool,
@@ -54,9 +61,48 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
     #[command(flatten)]
+    blocks: BlocksArgs,
+    #[command(flatten)]
+    files: FilesArgs,
+    #[command(flatten)]
+    overlay: OverlayArgs,
+    #[command(flatten)]
     target: DeviceArgs,
     #[command(flatten)]
     look: LookArgs,
+}
+
+/// What matters where blocks are injected.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "With --mode blocks")]
+struct BlocksArgs {
+    /// Which zeros are written to a device that is not empty: as its kind needs (all, where discarded sectors may come back
+    /// after a restart), all, or only those where it reads as something else [default: auto]
+    #[arg(long, value_name = "WHICH")]
+    zeros: Option<ZerosArg>,
+    /// Write to an image file in place, if the target is one
+    #[arg(long)]
+    allow_file: bool,
+}
+
+/// What matters where files are injected.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "With --mode files")]
+struct FilesArgs {
+    /// What to do with the source's journal: skip it, or replay it on a throw-away copy, so that the last writes are there
+    /// [default: skip]
+    #[arg(long, value_name = "WHAT")]
+    journal: Option<JournalArg>,
+    /// Where the device has files, delete those that the source does not have: the device becomes the source
+    #[arg(long, conflicts_with = "mix")]
+    delete: bool,
+    /// Where the device has files, keep them beside the restored ones. A stale journal or WAL beside a restored database
+    /// corrupts it
+    #[arg(long)]
+    mix: bool,
+    /// Give a file system that is made the source's UUID
+    #[arg(long)]
+    keep_uuid: bool,
 }
 
 /// How the data goes back.
@@ -64,6 +110,8 @@ pub struct Args {
 pub enum ModeArg {
     /// The exact volume, sector by sector.
     Blocks,
+    /// Its files, with rsync.
+    Files,
 }
 
 /// Which zeros are written.
@@ -80,8 +128,9 @@ pub enum ZerosArg {
 /// Injects.
 ///
 /// # Errors
-/// As [`blocks::inject`]; and bad usage.
+/// As [`blocks::inject`] and [`files::inject`]; and bad usage.
 pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
+    args.refuse_what_means_nothing()?;
     let cancel = cancel_on_signals()?;
     let run = Run { observer: ui, cancel: &cancel };
     let file = args.report.as_deref().map(|path| {
@@ -89,34 +138,118 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
         ReportFile::create(path, "report", &args.source, options)
     });
     let file = file.transpose()?;
-    let ModeArg::Blocks = args.mode;
-    let injected = blocks::inject(&args.source, &args.device, &args.blocks(), &run)?;
-    let report = report::of_blocks(&args.source, &injected);
-    if let Some(file) = file {
-        file.finish(&report, &run)?;
+    match args.mode {
+        ModeArg::Blocks => args.run_blocks(ui, file, &run),
+        ModeArg::Files => args.run_files(ui, file, &run),
     }
-    if !ui.json {
-        ui.findings(&report.findings);
-    }
-    ui.result(&report, &report::text(&report))?;
-    Ok(Outcome::of(report.findings.iter().map(|finding| finding.severity).max()))
 }
 
 impl Args {
-    fn blocks(&self) -> BlocksOptions {
+    fn run_blocks(&self, ui: &Ui, file: Option<ReportFile>, run: &Run<'_>) -> Result<Outcome> {
+        let injected = blocks::inject(&self.source, &self.device, &self.blocks_options(), run)?;
+        let report = report::of_blocks(&self.source, &injected);
+        if let Some(file) = file {
+            file.finish(&report, run)?;
+        }
+        if !ui.json {
+            ui.findings(&report.findings);
+        }
+        ui.result(&report, &report::text(&report))?;
+        Ok(Outcome::of(report.findings.iter().map(|finding| finding.severity).max()))
+    }
+
+    fn run_files(&self, ui: &Ui, file: Option<ReportFile>, run: &Run<'_>) -> Result<Outcome> {
+        let injected = files::inject(&self.source, &self.device, &self.files_options(), run)?;
+        let report = report::files::of_files(&self.source, &injected);
+        if let Some(file) = file {
+            file.finish(&report, run)?;
+        }
+        if !ui.json {
+            ui.findings(&report.findings);
+        }
+        ui.result(&report, &report::files::text(&report))?;
+        let outcome = Outcome::of(report.findings.iter().map(|finding| finding.severity).max());
+        Ok(if injected.is_complete() { outcome } else { Outcome::Findings })
+    }
+
+    /// An option that has no meaning in this mode is more likely a mistake than a habit.
+    fn refuse_what_means_nothing(&self) -> Result<()> {
+        let given = |options: &[(bool, &'static str)]| {
+            options.iter().find(|(is_given, _)| *is_given).map(|(_, name)| *name)
+        };
+        let files = &self.files;
+        let of_files = given(&[
+            (files.journal.is_some(), "--journal"),
+            (self.overlay.is_given(), "--overlay and --overlay-max"),
+            (files.delete, "--delete"),
+            (files.mix, "--mix"),
+            (files.keep_uuid, "--keep-uuid"),
+            (self.look.partition.is_some(), "--partition"),
+        ]);
+        let of_blocks =
+            given(&[(self.blocks.zeros.is_some(), "--zeros"), (self.blocks.allow_file, "--allow-file")]);
+        let (misplaced, mode) = match self.mode {
+            ModeArg::Blocks => (of_files, "files"),
+            ModeArg::Files => (of_blocks, "blocks"),
+        };
+        if let Some(name) = misplaced {
+            return Err(Error::usage(format!("{name}: for --mode {mode} only")));
+        }
+        if self.overlay.is_given() && self.journal() == Journal::Skip {
+            return Err(Error::usage(
+                "--overlay and --overlay-max are for --journal replay: nothing is written without it",
+            ));
+        }
+        Ok(())
+    }
+
+    fn journal(&self) -> Journal {
+        self.files.journal.map(Journal::from).unwrap_or_default()
+    }
+
+    fn blocks_options(&self) -> BlocksOptions {
         BlocksOptions {
             volume: self.look.options(),
             leave: self.target.leave(),
-            allow_file: self.allow_file,
+            allow_file: self.blocks.allow_file,
             allow_luks_mismatch: self.allow_luks_mismatch,
-            zeros: match self.zeros {
-                ZerosArg::Auto => ZeroPolicy::Auto,
-                ZerosArg::Write => ZeroPolicy::Write,
-                ZerosArg::Skip => ZeroPolicy::Skip,
+            zeros: match self.blocks.zeros {
+                None | Some(ZerosArg::Auto) => ZeroPolicy::Auto,
+                Some(ZerosArg::Write) => ZeroPolicy::Write,
+                Some(ZerosArg::Skip) => ZeroPolicy::Skip,
             },
-            verify: self.verify,
+            verify: self.verify.unwrap_or(true),
+            grow: self.grow,
             dry_run: self.dry_run,
+            tools: tools(),
             workers: self.threads.map(usize::from),
         }
+    }
+
+    fn files_options(&self) -> FilesOptions {
+        let existing = [(self.files.delete, Existing::Delete), (self.files.mix, Existing::Mix)];
+        FilesOptions {
+            volume: self.look.options(),
+            partition: self.look.partition,
+            leave: self.target.leave(),
+            allow_luks_mismatch: self.allow_luks_mismatch,
+            journal: self.journal(),
+            overlay: self.overlay.overlay.as_deref().map(Path::to_path_buf),
+            overlay_max_bytes: self.overlay.overlay_max,
+            keep_uuid: self.files.keep_uuid,
+            existing: existing.into_iter().find(|(is_given, _)| *is_given).map(|(_, existing)| existing),
+            verify: self.verify.unwrap_or(false),
+            grow: self.grow,
+            dry_run: self.dry_run,
+            workers: self.threads.map(usize::from),
+            tools: tools(),
+        }
+    }
+}
+
+fn tools() -> Tools {
+    match env::var_os(TOOL_PATH_VARIABLE) {
+        Some(dirs) => Tools { dirs: env::split_paths(&dirs).collect(), timeout: None },
+        None => Tools::in_path(env::var_os("PATH").as_deref()),
     }
 }

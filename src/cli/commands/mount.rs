@@ -50,11 +50,20 @@ pub struct Args {
 
 /// What becomes of the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum JournalArg {
+pub enum JournalArg {
     /// Left alone.
     Skip,
     /// Played back on a throw-away copy.
     Replay,
+}
+
+impl From<JournalArg> for Journal {
+    fn from(journal: JournalArg) -> Self {
+        match journal {
+            JournalArg::Skip => Journal::Skip,
+            JournalArg::Replay => Journal::Replay,
+        }
+    }
 }
 
 /// Mounts.
@@ -84,10 +93,7 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
 
 impl Args {
     fn options(&self) -> Result<MountOptions> {
-        let journal = match self.journal {
-            JournalArg::Skip => Journal::Skip,
-            JournalArg::Replay => Journal::Replay,
-        };
+        let journal = self.journal.into();
         if journal == Journal::Skip && (self.overlay.is_some() || self.overlay_max.is_some()) {
             return Err(Error::usage(
                 "--overlay and --overlay-max are for --journal replay: nothing is written without it",

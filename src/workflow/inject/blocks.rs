@@ -17,15 +17,19 @@ use crate::engine::verify::{self, Verification};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Run};
 use crate::guest::{self, Guest};
-use crate::model::finding::Finding;
+use crate::model::finding::{Code, Finding};
 use crate::sink::Target;
 use crate::sink::device::DeviceSink;
 use crate::sink::guard::{self, DeviceLeave, GuardedDevice, SourceIdentity};
 use crate::sink::in_place::ImageFile;
 use crate::sys::device::{Identity, Kind};
 use crate::view::disk::Disk;
+use crate::workflow::inject::files::target::TargetDevice;
+use crate::workflow::inject::grow::{self, Growth};
 use crate::workflow::inject::luks;
 use crate::workflow::merge;
+use crate::workflow::mount::file_system::FileSystem;
+use crate::workflow::tool::Tools;
 
 /// Which zeros are written to a target that is not fresh.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,8 +58,12 @@ pub struct BlocksOptions {
     pub zeros: ZeroPolicy,
     /// Read all of it back and compare.
     pub verify: bool,
+    /// Make a file system take all of a device that is larger than the volume.
+    pub grow: bool,
     /// Write nothing, and say what would be done.
     pub dry_run: bool,
+    /// Where tools are.
+    pub tools: Tools,
     /// How many threads work; as many as suit the machine when `None`.
     pub workers: Option<usize>,
 }
@@ -83,6 +91,8 @@ pub struct InjectedBlocks {
     pub fresh: bool,
     /// What differed, and was written.
     pub delta: Delta,
+    /// Whether the file system was made to take all of the device.
+    pub grown: bool,
     /// Whether nothing was written.
     pub dry_run: bool,
     /// What reading back found, if it was asked for.
@@ -147,10 +157,12 @@ impl Inject<'_> {
         let mut identity = SourceIdentity::new();
         self.volume.parts()?.iter().for_each(|part| identity.add(part));
         let device = guard::check(self.target, self.plan.volume_bytes, &identity, self.options.leave)?;
+        let growth = self.growth(device.surplus_bytes())?;
         let is_mapping = device.is_crypt_mapping();
         self.refuse_luks_mismatch(is_mapping, |buf, at| device.device().read_exact_at(buf, at))?;
         let zeros = self.zeros(device.kind());
-        let (name, before, findings) = (device.identity().clone(), device.contents(), device.findings());
+        let (name, before) = (device.identity().clone(), device.contents());
+        let findings = device.findings().into_iter().map(offer_growth).collect();
         let surplus_bytes = device.surplus_bytes();
         let mut sink = DeviceSink::new(device);
         if self.survey.data_bytes < self.plan.volume_bytes {
@@ -160,7 +172,13 @@ impl Inject<'_> {
         sink.target().recheck()?;
         let done = self.carry_out(&sink, zeros, || sink.finish())?;
         let after = self.recognise_target(sink.target())?;
+        drop(sink);
+        let grown = match growth.filter(|_| !self.options.dry_run) {
+            Some(file_system) => self.grow(file_system, &identity).map(|()| true)?,
+            None => false,
+        };
         Ok(InjectedBlocks {
+            grown,
             identity: Some(name),
             before: before.to_string(),
             after,
@@ -170,7 +188,46 @@ impl Inject<'_> {
         })
     }
 
+    /// The file system that is to grow by so much, if that was asked for.
+    fn growth(&self, surplus_bytes: u64) -> Result<Option<FileSystem>> {
+        if !self.options.grow || surplus_bytes == 0 {
+            return Ok(None);
+        }
+        let guest = guest::on_disk(&*self.volume.view)?;
+        let known = FileSystem::of(guest).and_then(|known| Some((known, Growth::of(known.name)?)));
+        let Some((file_system, growth)) = known else {
+            let name = guest.map_or("nothing that is known", |guest| guest.name);
+            return Err(Error::usage(format!("--grow is for ext and XFS, and the volume holds {name}"))
+                .with_path(self.target)
+                .with_hint("leave it out, and grow what is inside with its own tools"));
+        };
+        growth.check_available(&self.options.tools)?;
+        Ok(Some(file_system))
+    }
+
+    /// Has the file system take all of the device, which was let go of.
+    fn grow(&self, file_system: FileSystem, identity: &SourceIdentity) -> Result<()> {
+        let BlocksOptions { leave, tools, .. } = self.options;
+        let grow = || {
+            let (device, held) =
+                TargetDevice::take(self.target, self.plan.volume_bytes, identity, leave.any_device)?;
+            drop(held);
+            match Growth::of(file_system.name) {
+                Some(Growth::Mounted) => {
+                    device.mounted_apart(file_system, |point| grow::xfs(point, tools, self.run))
+                }
+                _ => grow::ext(self.target, tools, self.run),
+            }
+        };
+        grow().map_err(|e| e.and("the volume is on the device as it was; only growing it failed"))
+    }
+
     fn to_file(&self) -> Result<InjectedBlocks> {
+        if self.options.grow {
+            return Err(Error::usage("--grow is for devices").with_path(self.target).with_hint(
+                "an image is grown by hand: e2fsck -f and resize2fs, or xfs_growfs where it is mounted",
+            ));
+        }
         if !self.options.allow_file {
             return Err(Error::refused("the target is not a block device")
                 .with_path(self.target)
@@ -263,6 +320,7 @@ impl Inject<'_> {
             data_bytes: self.survey.data_bytes,
             fresh,
             delta,
+            grown: false,
             dry_run: options.dry_run,
             verification,
             findings: Vec::new(),
@@ -289,6 +347,14 @@ impl Inject<'_> {
         )
         .with_path(self.target)
         .with_hint("the device, or this machine's memory, cannot be trusted: write somewhere else"))
+    }
+}
+
+/// Says of a device that is larger what can be done about it.
+fn offer_growth(finding: Finding) -> Finding {
+    match finding.code {
+        Code::DeviceLarger => finding.advise("--grow makes the file system take all of the device"),
+        _ => finding,
     }
 }
 

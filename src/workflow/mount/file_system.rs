@@ -61,6 +61,14 @@ impl FileSystem {
         options.collect::<Vec<_>>().join(",")
     }
 
+    /// What it is mounted with to write files to it. An error is to stop the writing, and not the machine.
+    pub fn options_for_writing(&self) -> &'static str {
+        match self.name {
+            "ext4" => "errors=remount-ro",
+            _ => self.always,
+        }
+    }
+
     /// Whether its journal holds what is not in the files yet; `None` when that cannot be told from its superblock.
     ///
     /// # Errors

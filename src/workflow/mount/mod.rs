@@ -10,7 +10,7 @@
 
 mod btrfs;
 mod checks;
-mod file_system;
+pub mod file_system;
 mod luks;
 pub mod serve;
 pub mod server;
@@ -95,16 +95,38 @@ impl Mounted {
 /// As [`Volume::open`]; `Usage` when something it takes is missing here; `Refused` for a mount point that is in use, and for
 /// an encrypted volume without a key; `Source` when the kernel cannot mount what is inside. Nothing is left mounted.
 pub fn mount(source: &Path, mountpoint: &Path, options: &MountOptions, run: &Run<'_>) -> Result<Mounted> {
+    let source = found(source)?;
+    let mountpoint = checks::mountpoint(mountpoint, &source)?;
+    put_up(source, Some(mountpoint), options, run)
+}
+
+/// The same at a place of its own in the run directory, as long as this process lives.
+///
+/// # Errors
+/// As [`mount`].
+pub fn mount_apart(source: &Path, options: &MountOptions, run: &Run<'_>) -> Result<Mounted> {
+    put_up(found(source)?, None, &MountOptions { hold: true, ..options.clone() }, run)
+}
+
+fn found(source: &Path) -> Result<PathBuf> {
+    fs::canonicalize(source)
+        .map_err(|e| Error::usage("cannot open the volume").with_path(source).caused_by(e))
+}
+
+fn put_up(
+    source: PathBuf,
+    mountpoint: Option<PathBuf>,
+    options: &MountOptions,
+    run: &Run<'_>,
+) -> Result<Mounted> {
     let mut options = options.clone();
     // The server works in another directory.
     if let Some(file) = &mut options.volume.source.backing_file {
         *file = std::path::absolute(&*file).unwrap_or_else(|_| file.clone());
     }
-    let source = fs::canonicalize(source)
-        .map_err(|e| Error::usage("cannot open the volume").with_path(source).caused_by(e))?;
-    let mountpoint = checks::mountpoint(mountpoint, &source)?;
     let volume = Volume::open(&source, &options.volume)?;
-    let inside = checks::look_inside(&volume, &source, &mountpoint, &options)?;
+    let named = mountpoint.as_deref().unwrap_or(Path::new("POINT"));
+    let inside = checks::look_inside(&volume, &source, named, &options)?;
     run.check()?;
     let mut site = Site::new(source, mountpoint, options, volume)?;
     match site.put_up(inside.as_ref(), run) {

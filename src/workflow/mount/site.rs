@@ -14,6 +14,7 @@ use crate::access::volume::{Volume, VolumeOptions};
 use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::guest::{Guest, GuestKind, on_disk};
+use crate::sys::daemon::Identity;
 use crate::sys::device::DeviceNumber;
 use crate::sys::device::attach::Attached;
 use crate::sys::mount::set_read_ahead;
@@ -49,9 +50,15 @@ pub(super) struct Up {
 type FileSystemUp = ((&'static str, String), PathBuf);
 
 impl Site {
-    /// For the volume, opened from `source`. Nothing is put up yet.
-    pub fn new(source: PathBuf, mountpoint: PathBuf, options: MountOptions, volume: Volume) -> Result<Self> {
+    /// For the volume, opened from `source`, at a place of its own when none is named. Nothing is put up yet.
+    pub fn new(
+        source: PathBuf,
+        mountpoint: Option<PathBuf>,
+        options: MountOptions,
+        volume: Volume,
+    ) -> Result<Self> {
         let (entry, lock) = Entry::create()?;
+        let mountpoint = mountpoint.unwrap_or_else(|| entry.view_dir());
         let state = State {
             schema_version: 1,
             source: source.display().to_string(),
@@ -59,6 +66,7 @@ impl Site {
             image_only: options.image_only,
             mapper: None,
             server: None,
+            owner: options.hold.then(|| Identity::of(std::process::id())).flatten(),
         };
         Ok(Site { entry, state, volume, notes: Vec::new(), source, options, server: None, _lock: lock })
     }

@@ -2,7 +2,8 @@
 //!
 //! Each mount has a directory of its own below the run directory: `state.json`, written before anything is put up, so
 //! that whatever is left after a crash belongs to something that is known; `log`, in which the server says what it could not
-//! read; `image/`, where the image is while a file system is mounted on it; and `lock`, held by whoever puts up or takes
+//! read; `image/`, where the image is while a file system is mounted on it; `view/`, where that is, if nobody named a place; `target/`,
+//! where a device is mounted that gets what it holds; and `lock`, held by whoever puts up or takes
 //! down.
 
 use std::env;
@@ -43,6 +44,9 @@ pub struct State {
     pub mapper: Option<String>,
     /// Who serves the image, once somebody does.
     pub server: Option<Identity>,
+    /// The process it was put up for, where it is to go with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Identity>,
 }
 
 /// One mount's directory.
@@ -109,7 +113,9 @@ impl Entry {
         let lock = entry
             .locked(true, FlockArg::LockExclusive)?
             .ok_or_else(|| fail(io::ErrorKind::WouldBlock.into()))?;
-        DirBuilder::new().mode(0o700).create(entry.image_dir()).map_err(fail)?;
+        for dir in [entry.image_dir(), entry.view_dir(), entry.target_dir()] {
+            DirBuilder::new().mode(0o700).create(dir).map_err(fail)?;
+        }
         Ok((entry, lock))
     }
 
@@ -126,6 +132,16 @@ impl Entry {
     /// Its name.
     pub fn id(&self) -> String {
         self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Where the file system is, unless somebody named a place.
+    pub fn view_dir(&self) -> PathBuf {
+        self.dir.join("view")
+    }
+
+    /// Where a device is mounted that gets what the volume holds.
+    pub fn target_dir(&self) -> PathBuf {
+        self.dir.join("target")
     }
 
     /// Where the image is while something is mounted on it.
@@ -220,7 +236,9 @@ impl Entry {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(fail(e)),
             _ => Ok(()),
         };
-        gone(fs::remove_dir(self.image_dir()))?;
+        for dir in [self.target_dir(), self.view_dir(), self.image_dir()] {
+            gone(fs::remove_dir(dir))?;
+        }
         for name in ["log", "state.json.new", "state.json", "lock"] {
             gone(fs::remove_file(self.dir.join(name)))?;
         }
@@ -229,6 +247,19 @@ impl Entry {
 }
 
 impl State {
+    /// Of a device that this process mounts as a target, and nothing else.
+    pub fn apart(source: String, entry: &Entry) -> Self {
+        State {
+            schema_version: 1,
+            source,
+            mountpoint: entry.view_dir(),
+            image_only: false,
+            mapper: None,
+            server: None,
+            owner: Identity::of(std::process::id()),
+        }
+    }
+
     /// Where the image's file system is mounted.
     pub fn image_dir(&self, entry: &Entry) -> PathBuf {
         if self.image_only { self.mountpoint.clone() } else { entry.image_dir() }

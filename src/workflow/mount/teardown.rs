@@ -1,4 +1,4 @@
-//! Takes down what was put up: file system, decrypted device, loop device, image, server, in this order.
+//! Takes down what was put up: target, file system, decrypted device, loop device, image, server, in this order.
 //!
 //! Each step looks whether there is anything to do, so a teardown can begin anywhere and be repeated: after a crash, after a
 //! part of it was refused, or when somebody has unmounted by hand. What is not ours is left alone.
@@ -94,6 +94,9 @@ pub fn known() -> Result<Vec<(Entry, State)>> {
 
 /// Whether all of it is still there: the server, and what it is for.
 pub fn is_whole(entry: &Entry, state: &State) -> bool {
+    if state.owner.is_some_and(|owner| !owner.is_alive()) {
+        return false;
+    }
     let served = state.server.is_some_and(|server| server.is_alive());
     let mounted = if state.image_only {
         image_is_mounted(entry, state)
@@ -128,6 +131,7 @@ pub fn stale() -> Result<Vec<Result<TakenDown>>> {
 pub fn take_down(entry: &Entry) -> Result<TakenDown> {
     let state = entry.state()?;
     let mut steps = Vec::new();
+    unmount_target(entry, &mut steps)?;
     if let Some(state) = &state {
         unmount_file_system(entry, state, &mut steps)?;
         close_mapper(state, &mut steps)?;
@@ -141,6 +145,20 @@ pub fn take_down(entry: &Entry) -> Result<TakenDown> {
     entry.remove()?;
     let (source, mountpoint) = state.map_or_else(Default::default, |state| (state.source, state.mountpoint));
     Ok(TakenDown { id: entry.id(), source, mountpoint, steps, trouble })
+}
+
+/// Unmounts the device that what the volume holds went to, if there is one.
+///
+/// # Errors
+/// `Refused` when it is in use, with who uses it; `Output` when it cannot be unmounted.
+pub fn unmount_target(entry: &Entry, steps: &mut Vec<String>) -> Result<()> {
+    let point = entry.target_dir();
+    // The directory is ours alone: so is whatever is mounted there.
+    while Host::default().own_mounts()?.iter().any(|mount| mount.point == point) {
+        retried(|| unmount_at(&point)).map_err(|e| in_use(e, "the target", &point))?;
+        steps.push(format!("unmounted the target at {}", point.display()));
+    }
+    Ok(())
 }
 
 fn unmount_file_system(entry: &Entry, state: &State, steps: &mut Vec<String>) -> Result<()> {

@@ -1,0 +1,665 @@
+//! `inject --mode files`, and `--grow`: the files of a volume end on a device as they were, or it is said which do not, and
+//! nothing is left mounted whatever happens.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers of tests fail the test.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::cli::{Lhrecover, Ran};
+use common::disks::{Memory, Served};
+use common::fingerprint::Fingerprint;
+use common::loopdev::{LoopDevice, Mounted, run, skipped, sparse_file};
+use common::mounts::Mounts;
+use common::{Fixture, fixture, text};
+use lhrecover::model::units::ByteRange;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+const MIB: u64 = 1 << 20;
+
+/// A run directory, and a place for devices outside of it.
+struct Rig {
+    mounts: Mounts,
+    disks: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new(test: &str) -> Option<Self> {
+        let mounts = Mounts::new(test)?;
+        for (program, package) in [("rsync", "rsync"), ("mke2fs", "e2fsprogs"), ("mkfs.xfs", "xfsprogs")] {
+            let found = Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+            if found.is_err() {
+                skipped(test, &format!("no {program} (package {package})"));
+                return None;
+            }
+        }
+        Some(Rig { mounts, disks: common::scratch() })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.disks.path().join(name)
+    }
+
+    /// An empty device of that size.
+    fn device(&self, name: &str, size_bytes: u64) -> LoopDevice {
+        LoopDevice::over(&sparse_file(&self.path(name), size_bytes))
+    }
+
+    fn program(&self, source: &Path, device: &Path, more: &[&str]) -> Lhrecover {
+        let base = ["inject", text(source), text(device), "--mode", "files", "--any-device", "--json"];
+        self.mounts.program(&[&base[..], more].concat())
+    }
+
+    fn inject(&self, source: &Path, device: &Path, more: &[&str]) -> Ran {
+        let ran = self.program(source, device, more).run();
+        self.mounts.assert_nothing_left("inject");
+        ran
+    }
+
+    /// An ext4 image with these files.
+    fn ext4(&self, name: &str, size_bytes: u64, files: &[(&str, Vec<u8>)]) -> PathBuf {
+        let content = self.path(&format!("{name} content"));
+        for (path, bytes) in files {
+            let path = content.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        let image = sparse_file(&self.path(name), size_bytes);
+        run("mke2fs", &["-q", "-t", "ext4", "-L", "data", "-d", text(&content), text(&image)]);
+        image
+    }
+
+    /// What is on a device, by path: digests of files, and what else there is.
+    fn held(&self, device: &Path) -> BTreeMap<String, String> {
+        let point = self.path("look");
+        fs::create_dir_all(&point).unwrap();
+        run("mount", &["-o", "ro", text(device), text(&point)]);
+        let _mounted = Mounted { point: point.clone() };
+        files(&point)
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn files(root: &Path) -> BTreeMap<String, String> {
+    fn walk(dir: &Path, root: &Path, found: &mut BTreeMap<String, String>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = fs::symlink_metadata(&path).unwrap();
+            let name = text(path.strip_prefix(root).unwrap()).to_owned();
+            if name == "lost+found" {
+            } else if meta.is_dir() {
+                found.insert(name, "directory".to_owned());
+                walk(&path, root, found);
+            } else if meta.is_file() {
+                found.insert(name, sha256(&fs::read(&path).unwrap()));
+            } else {
+                found.insert(name, "other".to_owned());
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(root, root, &mut found);
+    found
+}
+
+/// What the manifest says that this state has.
+fn truth(fixture: &Fixture, state: &str) -> BTreeMap<String, String> {
+    let (_, case) = fixture.replica();
+    let files = case["guest_files"][state]["files"].as_object().unwrap();
+    files.iter().map(|(path, file)| (path.clone(), file["sha256"].as_str().unwrap().to_owned())).collect()
+}
+
+fn regular(held: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let is_file = |what: &&String| *what != "directory" && *what != "other";
+    held.iter().filter(|(_, what)| is_file(what)).map(|(path, what)| (path.clone(), what.clone())).collect()
+}
+
+/// Bytes that do not repeat.
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut x = seed * 2 + 1;
+    let mut next = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x
+    };
+    (0..len.div_ceil(8)).flat_map(|_| next().to_le_bytes()).take(len).collect()
+}
+
+fn counts_are_equal(report: &Value) {
+    assert_eq!(report["counts_equal"], true, "{report:#}");
+    assert_eq!(report["source_counts"], report["target_counts"]);
+    assert_eq!((&report["partial"], &report["failed"]), (&false.into(), &serde_json::json!([])));
+    assert_eq!(report["check"]["sound"], true, "{report:#}");
+}
+
+/// Each state of the case into an empty device, one with an older state, and one with a fresh file system that is smaller
+/// than the device.
+fn ends_on_devices(test: &str, case_id: &str, fresh: &[&str]) {
+    let Some(rig) = Rig::new(test) else { return };
+    let fixture = fixture(case_id);
+    let (replica, case) = fixture.replica();
+    let size_bytes = case["size"].as_u64().unwrap();
+    let before = Fingerprint::of(&replica);
+    let older = case["guest_files"].as_object().unwrap().keys().find(|state| *state != "head").unwrap();
+
+    let empty = rig.device("empty", size_bytes);
+    let replayed = ["--journal", "replay", "--verify"];
+    let report =
+        rig.inject(&replica, &empty.path, &[&["--at", older], &replayed[..]].concat()).exits(0).json();
+    counts_are_equal(&report);
+    assert!(report["mkfs"].is_string());
+    assert_eq!(regular(&rig.held(&empty.path)), truth(&fixture, older));
+
+    // An older state becomes the newer one, and only what differs is copied.
+    let to_head = rig.inject(&replica, &empty.path, &[&["--overwrite", "--delete"], &replayed[..]].concat());
+    let report = to_head.exits(0).json();
+    counts_are_equal(&report);
+    assert_eq!((&report["mkfs"], &report["existing"]), (&Value::Null, &"delete".into()));
+    assert!(report["copied"]["files"].as_u64() < report["source_counts"]["files"].as_u64(), "{report:#}");
+    assert_eq!(report["verification"]["differences"], serde_json::json!([]));
+    assert_eq!(regular(&rig.held(&empty.path)), truth(&fixture, "head"));
+    if let Some(rows) = case["guest_files"]["head"]["sqlite_rows_with_wal"].as_u64() {
+        assert_eq!(sqlite_rows(&rig, &empty.path), rows);
+    }
+
+    // A fresh file system of another making is kept, and grows.
+    let larger = rig.device("larger", size_bytes + 256 * MIB);
+    run(fresh[0], &[&fresh[1..], &[text(&larger.path)]].concat());
+    let report = rig.inject(&replica, &larger.path, &[&["--grow"], &replayed[..]].concat()).exits(0).json();
+    counts_are_equal(&report);
+    assert_eq!((&report["mkfs"], &report["existing"]), (&Value::Null, &Value::Null));
+    assert_eq!(report["grown"], true, "{report:#}");
+    assert_eq!(regular(&rig.held(&larger.path)), truth(&fixture, "head"));
+    let again = rig.inject(&replica, &larger.path, &["--overwrite", "--mix", "--dry-run"]).exits(0).json();
+    assert_eq!(again["surplus_bytes"], 0, "it took all of the device: {again:#}");
+    before.assert_unchanged(&replica, "inject");
+}
+
+fn sqlite_rows(rig: &Rig, device: &Path) -> u64 {
+    let (point, copy) = (rig.path("look"), rig.path("db"));
+    fs::create_dir_all(&copy).unwrap();
+    run("mount", &["-o", "ro", text(device), text(&point)]);
+    let _mounted = Mounted { point: point.clone() };
+    for name in ["app.sqlite", "app.sqlite-wal"] {
+        fs::copy(point.join("db").join(name), copy.join(name)).unwrap();
+    }
+    let count = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); \
+                 names = [n for (n,) in db.execute(\"select name from sqlite_master where type = 'table'\")]; \
+                 print(max(db.execute('select count(*) from ' + n).fetchone()[0] for n in names))";
+    run("python3", &["-c", count, text(&copy.join("app.sqlite"))]).parse().unwrap()
+}
+
+#[test]
+fn the_ext4_fixture_ends_on_devices() {
+    let fresh = ["mkfs.xfs", "-q", "-d", "size=310m"];
+    ends_on_devices("the_ext4_fixture_ends_on_devices", "16-ext4-sqlite", &fresh);
+}
+
+#[test]
+fn the_xfs_fixture_ends_on_devices() {
+    // 200 MiB, on a device of more than twice that.
+    let fresh = ["sh", "-c", "mke2fs -q -t ext4 \"$0\" 200m"];
+    ends_on_devices("the_xfs_fixture_ends_on_devices", "17-xfs-sqlite", &fresh);
+}
+
+#[test]
+fn a_file_system_is_made_like_the_source() {
+    let Some(rig) = Rig::new("a_file_system_is_made_like_the_source") else { return };
+    let source = sparse_file(&rig.path("ext"), 64 * MIB);
+    let features = "^metadata_csum,^64bit,^orphan_file,^flex_bg,uninit_bg";
+    let making =
+        ["-q", "-t", "ext4", "-b", "1024", "-I", "128", "-N", "4096", "-m", "1", "-L", "old", "-O", features];
+    run("mke2fs", &[&making[..], &[text(&source)]].concat());
+    let device = rig.device("ext device", 64 * MIB);
+    rig.inject(&source, &device.path, &["--keep-uuid"]).exits(0);
+    let facts = |path: &Path| -> Vec<String> {
+        let told = run("dumpe2fs", &["-h", text(path)]);
+        let kept = [
+            "volume name",
+            "UUID",
+            "features",
+            "Inode count",
+            "Block size",
+            "Inode size",
+            "Reserved block count",
+        ];
+        let wanted = |line: &&str| kept.iter().any(|name| line.contains(&format!("{name}:")));
+        told.lines().filter(wanted).map(str::to_owned).collect()
+    };
+    assert_eq!(facts(&device.path), facts(&source));
+    assert_eq!(facts(&source).len(), 7);
+
+    let source = sparse_file(&rig.path("xfs"), 320 * MIB);
+    let making = [
+        "-q",
+        "-m",
+        "bigtime=0,inobtcount=0,reflink=0",
+        "-i",
+        "size=1024,nrext64=0",
+        "-b",
+        "size=1024",
+        "-L",
+        "old",
+    ];
+    run("mkfs.xfs", &[&making[..], &[text(&source)]].concat());
+    let device = rig.device("xfs device", 400 * MIB);
+    rig.inject(&source, &device.path, &["--keep-uuid"]).exits(0);
+    let facts = |path: &Path| {
+        let told = run(
+            "xfs_db",
+            &[
+                "-r",
+                "-c",
+                "version",
+                "-c",
+                "uuid",
+                "-c",
+                "label",
+                "-c",
+                "sb 0",
+                "-c",
+                "p blocksize inodesize",
+                text(path),
+            ],
+        );
+        told.replace(",NEEDSREPAIR", "")
+    };
+    assert_eq!(facts(&device.path), facts(&source));
+}
+
+#[test]
+fn refusals_name_the_way_out_and_write_nothing() {
+    let Some(rig) = Rig::new("refusals_name_the_way_out_and_write_nothing") else { return };
+    let source = rig.ext4("source", 16 * MIB, &[("db/app.sqlite", b"new".to_vec())]);
+    let device = rig.device("device", 32 * MIB);
+    let backing = rig.path("device");
+    let refused = |source: &Path, more: &[&str], code: i32, says: &[&str]| {
+        let held = fs::read(&backing).unwrap();
+        let error = rig.inject(source, &device.path, more).exits(code).json();
+        let words = format!("{} {}", error["error"]["message"], error["error"]["hint"]);
+        says.iter().for_each(|part| assert!(words.contains(part), "{part:?} is not in {words}"));
+        assert!(fs::read(&backing).unwrap() == held, "{words}: something was written");
+    };
+    let write = |bytes: &[u8], at| {
+        OpenOptions::new().write(true).open(&backing).unwrap().write_all_at(bytes, at).unwrap()
+    };
+    write(b"precious", 20 * MIB);
+    refused(&source, &[], 5, &["carries data", "--overwrite"]);
+    write(&[0; 8], 20 * MIB);
+    // Files that are there.
+    rig.inject(&source, &device.path, &[]).exits(0);
+    refused(&source, &[], 5, &["has files", "--overwrite", "--delete", "--mix", "WAL"]);
+    refused(&source, &["--overwrite"], 5, &["--delete", "--mix", "WAL", "corrupts"]);
+    refused(&source, &["--delete"], 5, &["--overwrite"]);
+    refused(&source, &["--zeros", "write"], 2, &["--zeros", "blocks"]);
+    // What files are not copied from.
+    let btrfs = sparse_file(&rig.path("btrfs"), 128 * MIB);
+    run("mkfs.btrfs", &["-q", text(&btrfs)]);
+    refused(&btrfs, &["--overwrite", "--delete"], 3, &["a btrfs file system", "--mode blocks"]);
+    let empty = sparse_file(&rig.path("nothing"), 16 * MIB);
+    refused(&empty, &["--overwrite", "--delete"], 3, &["nothing that is known"]);
+    let luks = fixture("22-luks-encrypted");
+    refused(&luks.replica().0, &["--overwrite", "--delete"], 3, &["LUKS", "cryptsetup"]);
+    let larger = rig.ext4("larger", 64 * MIB, &[("a", vec![1])]);
+    refused(&larger, &["--overwrite", "--delete"], 5, &["too small"]);
+    refused(&backing, &["--overwrite", "--delete"], 5, &["source"]);
+    // Mounted elsewhere.
+    let point = rig.path("mounted");
+    fs::create_dir(&point).unwrap();
+    let mounted = Mounted::at(&device.path, &point);
+    rig.inject(&source, &device.path, &["--overwrite", "--delete"]).exits(5);
+    drop(mounted);
+    let error = rig.inject(&source, &backing, &[]).exits(5).json();
+    assert!(error["error"]["message"].as_str().unwrap().contains("not a block device"), "{error}");
+    let blocks = ["inject", text(&source), text(&device.path), "--mode", "blocks", "--delete"];
+    rig.mounts.program(&blocks).run().exits(2).says(&["--delete", "--mode files"]);
+}
+
+#[test]
+fn what_is_mixed_stays_and_what_is_deleted_goes() {
+    let Some(rig) = Rig::new("what_is_mixed_stays_and_what_is_deleted_goes") else { return };
+    let old = [
+        ("kept", b"kept".to_vec()),
+        ("both/a", b"old".to_vec()),
+        ("dir/x", vec![1]),
+        (".lhrecover-temporary/x", vec![2]),
+    ];
+    let device = LoopDevice::over(&rig.ext4("device", 32 * MIB, &old));
+    // A file in the place of a directory, and content that differs while length and time do not.
+    let source = rig.ext4("source", 32 * MIB, &[("both/a", b"new".to_vec()), ("dir", b"a file".to_vec())]);
+    let dry = rig.inject(&source, &device.path, &["--overwrite", "--mix", "--dry-run"]).exits(0).json();
+    assert_eq!(dry["copied"]["files"], 2, "{dry:#}");
+    let mixed = rig.inject(&source, &device.path, &["--overwrite", "--mix", "--verify"]).exits(0).json();
+    assert_eq!(mixed["counts_equal"], Value::Null);
+    assert_eq!(mixed["copied"]["files"], 2);
+    let held = rig.held(&device.path);
+    assert_eq!((&held["both/a"], &held["dir"]), (&sha256(b"new"), &sha256(b"a file")));
+    assert_eq!(held["kept"], sha256(b"kept"));
+    assert!(!held.contains_key(".lhrecover-temporary"), "{held:?}");
+    let dry = rig.inject(&source, &device.path, &["--overwrite", "--delete", "--dry-run"]).exits(0).json();
+    assert_eq!(dry["copied"]["deleted"], 1, "{dry:#}");
+    let deleted = rig.inject(&source, &device.path, &["--overwrite", "--delete"]).exits(0).json();
+    counts_are_equal(&deleted);
+    assert_eq!(deleted["copied"]["deleted"], 1);
+    assert!(!rig.held(&device.path).contains_key("kept"));
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let Some(rig) = Rig::new("a_dry_run_writes_nothing") else { return };
+    let source = rig.ext4("source", 16 * MIB, &[("a", noise(100_000, 1))]);
+    let device = rig.device("device", 16 * MIB);
+    let dry = rig.inject(&source, &device.path, &["--dry-run"]).exits(0).json();
+    assert_eq!((&dry["copied"]["files"], &dry["copied"]["bytes"]), (&1.into(), &100_000.into()));
+    assert!(dry["mkfs"].as_str().unwrap().starts_with("mke2fs "), "{dry:#}");
+    assert!(dry["estimated_seconds"].is_f64() && dry["target_counts"].is_null());
+    assert_eq!(fs::metadata(rig.path("device")).unwrap().blocks(), 0);
+    // Mounted, looked at, and unwritten.
+    rig.inject(&source, &device.path, &[]).exits(0);
+    let held = fs::read(rig.path("device")).unwrap();
+    let dry = rig.inject(&source, &device.path, &["--dry-run", "--overwrite", "--delete"]).exits(0).json();
+    assert_eq!(dry["copied"]["files"], 0);
+    assert!(fs::read(rig.path("device")).unwrap() == held);
+}
+
+#[test]
+fn everything_that_a_file_has_is_kept() {
+    let Some(rig) = Rig::new("everything_that_a_file_has_is_kept") else { return };
+    let image = rig.ext4("source", 32 * MIB, &[("a", vec![1; 5000])]);
+    let source = LoopDevice::over(&image);
+    let point = rig.path("making");
+    fs::create_dir(&point).unwrap();
+    {
+        let _mounted = Mounted::at(&source.path, &point);
+        fs::hard_link(point.join("a"), point.join("b")).unwrap();
+        symlink("/etc/passwd", point.join("link")).unwrap();
+        xattr::set(point.join("a"), "user.note", b"kept").unwrap();
+        run("mkfifo", &[point.join("pipe")]);
+        run("mknod", &[text(&point.join("null")), "c", "1", "3"]);
+        run("chown", &["1234:4321", text(&point.join("a"))]);
+        run("chmod", &["4750", text(&point.join("a"))]);
+        let sparse = File::create(point.join("sparse")).unwrap();
+        sparse.write_all_at(b"end", 10 * MIB).unwrap();
+    }
+    let device = rig.device("device", 64 * MIB);
+    let report = rig.inject(&image, &device.path, &["--verify"]).exits(0).json();
+    counts_are_equal(&report);
+    assert_eq!(
+        (&report["source_counts"]["links"], &report["source_counts"]["others"]),
+        (&1.into(), &2.into())
+    );
+    let _mounted = Mounted::at(&device.path, &point);
+    let meta = |name: &str| fs::symlink_metadata(point.join(name)).unwrap();
+    assert_eq!(meta("a").ino(), meta("b").ino());
+    assert_eq!((meta("a").uid(), meta("a").gid(), meta("a").mode() & 0o7777), (1234, 4321, 0o4750));
+    assert_eq!(fs::read_link(point.join("link")).unwrap(), Path::new("/etc/passwd"));
+    assert_eq!(xattr::get(point.join("a"), "user.note").unwrap().unwrap(), b"kept");
+    assert!(meta("sparse").blocks() < 100, "{}", meta("sparse").blocks());
+}
+
+/// Where the file of that name begins in an ext4 image.
+fn first_block(image: &Path, path: &str) -> u64 {
+    let blocks = run("debugfs", &["-R", &format!("blocks /{path}"), text(image)]);
+    let block_bytes = run("dumpe2fs", &["-h", text(image)]);
+    let block_bytes = block_bytes.lines().find_map(|line| line.strip_prefix("Block size:")).unwrap();
+    let first: u64 = blocks.split_whitespace().next().unwrap().parse().unwrap();
+    first * block_bytes.trim().parse::<u64>().unwrap()
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_nothing_is_deleted() {
+    let Some(rig) = Rig::new("what_cannot_be_read_is_named_and_nothing_is_deleted") else { return };
+    let names: Vec<_> = (0..20).map(|i| format!("d{}/file {i}", i % 3)).collect();
+    let content: Vec<_> =
+        names.iter().zip(1..).map(|(name, seed)| (name.as_str(), noise(60_000, seed))).collect();
+    let image = rig.ext4("source", 32 * MIB, &content);
+    let bad: Vec<_> = ["d0/file 3", "d1/file 7"]
+        .map(|name| first_block(&image, name))
+        .map(|start| ByteRange::new(start + 8192, start + 12288))
+        .to_vec();
+    let disk = Memory::new(fs::read(&image).unwrap());
+    disk.fail(bad);
+    let served = Served::at(&rig.path("failing"), disk);
+    let old = [("d0/file 3", b"an older state".to_vec()), ("only here", vec![1])];
+    let device = LoopDevice::over(&rig.ext4("device", 32 * MIB, &old));
+    let ran = rig.inject(&served.file(), &device.path, &["--overwrite", "--delete", "--verify"]).exits(1);
+    let report = ran.json();
+    assert_eq!(report["partial"], true, "{report:#}");
+    let failed: Vec<_> =
+        report["failed"].as_array().unwrap().iter().map(|f| f["path"].as_str().unwrap()).collect();
+    assert_eq!(failed, ["d0/file 3", "d1/file 7"]);
+    assert!(report["failed"][0]["reason"].as_str().unwrap().contains("Input/output error"), "{report:#}");
+    assert_eq!(report["verification"]["differences"], serde_json::json!([]), "the rest is right");
+    assert!(!report["trouble"].as_array().unwrap().is_empty());
+    let held = rig.held(&device.path);
+    assert_eq!(held["d0/file 3"], sha256(b"an older state"), "never zeros, never a part");
+    assert!(held.contains_key("only here") && !held.contains_key("d1/file 7"));
+    for (name, bytes) in content.iter().filter(|(name, _)| !failed.contains(name)) {
+        assert_eq!(held[*name], sha256(bytes), "{name}");
+    }
+}
+
+/// A source that takes a moment to copy.
+fn slow_source(rig: &Rig) -> (PathBuf, BTreeMap<String, String>) {
+    let names: Vec<_> = (0..150).map(|i| format!("dir {}/file {i}", i % 7)).collect();
+    let content: Vec<_> =
+        names.iter().zip(1..).map(|(name, seed)| (name.as_str(), noise(300_000, seed))).collect();
+    let expected = content.iter().map(|(name, bytes)| ((*name).to_owned(), sha256(bytes))).collect();
+    (rig.ext4("slow source", 96 * MIB, &content), expected)
+}
+
+#[test]
+fn killed_anywhere_a_second_run_ends_equal() {
+    let Some(rig) = Rig::new("killed_anywhere_a_second_run_ends_equal") else { return };
+    let (source, expected) = slow_source(&rig);
+    let device = rig.device("device", 128 * MIB);
+    for round in 0..15u64 {
+        let mut running = rig.program(&source, &device.path, &["--overwrite", "--delete"]).spawn();
+        std::thread::sleep(Duration::from_millis(30 + round * 41));
+        if !running.is_over() {
+            running.signal(Signal::SIGKILL);
+        }
+        drop(running);
+        // The process behind the mount takes it all down; if rsync was not quick enough to go, this does.
+        rig.mounts.stale();
+        rig.mounts.assert_nothing_left(&format!("a kill in round {round}"));
+    }
+    let report = rig.inject(&source, &device.path, &["--overwrite", "--delete", "--verify"]).exits(0).json();
+    counts_are_equal(&report);
+    assert_eq!(regular(&rig.held(&device.path)), expected);
+    assert!(!rig.held(&device.path).contains_key(".lhrecover-temporary"));
+}
+
+#[test]
+fn a_signal_takes_everything_down() {
+    let Some(rig) = Rig::new("a_signal_takes_everything_down") else { return };
+    let (source, _) = slow_source(&rig);
+    for (signal, millis) in [(Signal::SIGINT, 250), (Signal::SIGTERM, 450)] {
+        let device = rig.device(signal.as_str(), 128 * MIB);
+        let mut running = rig.program(&source, &device.path, &["--verify"]).spawn();
+        std::thread::sleep(Duration::from_millis(millis));
+        if !running.is_over() {
+            running.signal(signal);
+        }
+        let ran = running.finish();
+        assert!(matches!(ran.status.code(), Some(0 | 130)), "{:?} {}", ran.status, ran.stderr);
+        rig.mounts.assert_nothing_left("a signal");
+        if ran.status.code() == Some(130) && fs::metadata(rig.path(signal.as_str())).unwrap().blocks() > 2000
+        {
+            run("e2fsck", &["-f", "-n", text(&device.path)]);
+            assert!(!rig.held(&device.path).contains_key(".lhrecover-temporary"));
+        }
+    }
+}
+
+#[test]
+fn a_missing_tool_is_named_with_its_package() {
+    let Some(rig) = Rig::new("a_missing_tool_is_named_with_its_package") else { return };
+    let source = rig.ext4("source", 16 * MIB, &[("a", vec![1])]);
+    let device = rig.device("device", 16 * MIB);
+    let tools = rig.path("tools");
+    fs::create_dir(&tools).unwrap();
+    let with_tools = |more: &[&str]| {
+        rig.program(&source, &device.path, more).env("LHRECOVER_TOOL_PATH", &tools).run().exits(2).json()
+    };
+    let provide = |program: &str| {
+        let path = run("sh", &["-c", &format!("command -v {program}")]);
+        symlink(path, tools.join(program)).unwrap();
+    };
+    let hint = |error: &Value| error["error"]["hint"].as_str().unwrap().to_owned();
+    assert_eq!(hint(&with_tools(&[])), "install it: apt-get install rsync");
+    provide("rsync");
+    assert_eq!(hint(&with_tools(&[])), "install it: apt-get install e2fsprogs");
+    assert_eq!(fs::metadata(rig.path("device")).unwrap().blocks(), 0);
+    run("mke2fs", &["-q", "-F", text(&device.path), "8m"]);
+    assert_eq!(hint(&with_tools(&["--grow"])), "install it: apt-get install e2fsprogs");
+    // Without a checker, that is said.
+    let ran =
+        rig.program(&source, &device.path, &[]).env("LHRECOVER_TOOL_PATH", &tools).run().exits(0).json();
+    assert_eq!((&ran["check"]["sound"], &ran["check"]["command"]), (&Value::Null, &Value::Null));
+    assert!(ran["check"]["why"].as_str().unwrap().contains("e2fsprogs"), "{ran:#}");
+    rig.mounts.assert_nothing_left("missing tools");
+}
+
+#[test]
+fn a_device_that_vanishes_leaves_nothing_mounted() {
+    let Some(rig) = Rig::new("a_device_that_vanishes_leaves_nothing_mounted") else { return };
+    let (source, expected) = slow_source(&rig);
+    let under_way = |running: &mut common::cli::Running, name: &str| {
+        running.wait_until("something was written", || fs::metadata(rig.path(name)).unwrap().blocks() > 8000);
+    };
+    // Detached while it is busy: the kernel keeps it until it is not.
+    let device = rig.device("detached", 128 * MIB);
+    let mut running = rig.program(&source, &device.path, &[]).spawn();
+    under_way(&mut running, "detached");
+    run("losetup", &["-d", text(&device.path)]);
+    let ran = running.finish();
+    rig.mounts.assert_nothing_left("losetup -d");
+    if ran.status.code() != Some(0) {
+        let error = ran.json();
+        assert!(error["error"]["message"].is_string(), "{error:#}");
+    }
+    drop(device);
+    // The file below it is cut short.
+    let device = rig.device("truncated", 128 * MIB);
+    let mut running = rig.program(&source, &device.path, &["--verify"]).spawn();
+    under_way(&mut running, "truncated");
+    OpenOptions::new().write(true).open(rig.path("truncated")).unwrap().set_len(MIB).unwrap();
+    let ran = running.finish();
+    rig.mounts.assert_nothing_left("a file cut short");
+    let code = ran.status.code();
+    assert!(matches!(code, Some(1 | 4 | 6)), "{:?} {} {}", ran.status, ran.stderr, ran.text());
+    let told = ran.json();
+    assert!(
+        told["error"]["message"].is_string() || told["check"]["sound"] == false || told["partial"] == true,
+        "{told:#}"
+    );
+    assert!(!expected.is_empty());
+}
+
+/// A name under /dev/longhorn, as Longhorn gives its volumes.
+struct Longhorn(PathBuf);
+
+impl Longhorn {
+    fn name(device: &Path) -> Self {
+        fs::create_dir_all("/dev/longhorn").unwrap();
+        let name = format!(
+            "lhrecover-test-{}-{}",
+            std::process::id(),
+            device.file_name().unwrap().to_str().unwrap()
+        );
+        let path = Path::new("/dev/longhorn").join(name);
+        symlink(device, &path).unwrap();
+        Longhorn(path)
+    }
+}
+
+impl Drop for Longhorn {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_dir("/dev/longhorn");
+    }
+}
+
+#[test]
+fn discarded_sectors_that_come_back_change_nothing() {
+    let Some(rig) = Rig::new("discarded_sectors_that_come_back_change_nothing") else { return };
+    let content = [("db/app.sqlite", noise(900_000, 3)), ("a", noise(50_000, 4))];
+    let source = rig.ext4("source", 32 * MIB, &content);
+    let bytes = fs::read(&source).unwrap();
+    for mode in ["blocks", "files"] {
+        // Older data throughout, most of it discarded; what was there shows, and so the device is not taken for a new one.
+        let disk = Memory::new(noise(32 << 20, 9));
+        let served = Served::at(&rig.path(mode), disk.clone());
+        let device = LoopDevice::over(&served.file());
+        run("blkdiscard", &["--force", "--offset", "1048576", text(&device.path)]);
+        assert!(disk.discarded() > 7000, "{}", disk.discarded());
+        let longhorn = Longhorn::name(&device.path);
+        let args =
+            ["inject", text(&source), text(&longhorn.0), "--mode", mode, "--overwrite", "--verify", "--json"];
+        rig.mounts.program(&args).run().exits(0);
+        rig.mounts.assert_nothing_left(mode);
+        if mode == "blocks" {
+            assert_eq!(disk.discarded(), 0, "zeros are written");
+        }
+        drop((longhorn, device));
+        disk.restart();
+        if mode == "blocks" {
+            assert!(disk.bytes() == bytes, "older data came back");
+        }
+        let image = rig.path(&format!("{mode} after"));
+        fs::write(&image, disk.bytes()).unwrap();
+        run("e2fsck", &["-f", "-n", text(&image)]);
+        let device = LoopDevice::over(&image);
+        let held = rig.held(&device.path);
+        for (name, bytes) in &content {
+            assert_eq!(held[*name], sha256(bytes), "{mode}: {name}");
+        }
+    }
+}
+
+#[test]
+fn blocks_grow_into_a_larger_device() {
+    let Some(rig) = Rig::new("blocks_grow_into_a_larger_device") else { return };
+    let ext4 = rig.ext4("ext4", 32 * MIB, &[("a", noise(10_000, 1))]);
+    let xfs = sparse_file(&rig.path("xfs"), 320 * MIB);
+    run("mkfs.xfs", &["-q", text(&xfs)]);
+    for source in [ext4, xfs] {
+        let size_bytes = fs::metadata(&source).unwrap().len();
+        let name = source.file_name().unwrap().to_str().unwrap();
+        let device = rig.device(&format!("{name} device"), size_bytes + 64 * MIB);
+        let args =
+            ["inject", text(&source), text(&device.path), "--mode", "blocks", "--any-device", "--json"];
+        let plain = rig.mounts.program(&args).run().exits(0).json();
+        let finding =
+            plain["findings"].as_array().unwrap().iter().find(|f| f["code"] == "device-larger").unwrap();
+        assert!(finding["advice"].as_str().unwrap().contains("--grow"), "{finding}");
+        let grown =
+            rig.mounts.program(&[&args[..], &["--overwrite", "--grow"]].concat()).run().exits(0).json();
+        assert_eq!(grown["grown"], true);
+        rig.mounts.assert_nothing_left("growing");
+        let point = rig.path("look");
+        fs::create_dir_all(&point).unwrap();
+        let _mounted = Mounted::at(&device.path, &point);
+        let blocks = nix::sys::statvfs::statvfs(&point).unwrap();
+        let room = blocks.blocks() * blocks.fragment_size();
+        assert!(room > size_bytes + 20 * MIB, "{name}: {room}");
+    }
+    let swap = sparse_file(&rig.path("swap"), 16 * MIB);
+    run("mkswap", &[&swap]);
+    let device = rig.device("swap device", 32 * MIB);
+    let args = ["inject", text(&swap), text(&device.path), "--mode", "blocks", "--any-device", "--grow"];
+    rig.mounts.program(&args).run().exits(2).says(&["--grow is for ext and XFS", "swap space"]);
+}
