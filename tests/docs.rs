@@ -24,8 +24,12 @@ use lhrecover::report::finding::FindingReport;
 use serde_json::Value;
 
 /// Objects whose keys are data.
-const MAPS: [&str; 4] =
-    ["entries[].xattrs", "layers[].labels", "manifest.directory.xattrs", "manifest.files[].attributes.xattrs"];
+const MAPS: [&str; 4] = [
+    "entries[].xattrs",
+    "layers[].labels",
+    "manifest.directory.xattrs",
+    "manifest.files[].attributes.xattrs",
+];
 
 fn doc(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)

@@ -44,7 +44,11 @@ impl Journalled {
         journalled.transaction(&open, &escaped, &format!("jw -b {}", blocks(0..4)));
         journalled.transaction(&open, &pattern(4 * 1024, 3), &format!("jw -b {}", blocks(3..7)));
         // What was revoked later is not replayed.
-        journalled.transaction(&open, &pattern(2 * 1024, 4), &format!("jw -b {} -r {}", blocks(8..10), blocks(2..4)));
+        journalled.transaction(
+            &open,
+            &pattern(2 * 1024, 4),
+            &format!("jw -b {} -r {}", blocks(8..10), blocks(2..4)),
+        );
         journalled
     }
 
@@ -90,7 +94,8 @@ fn every_version_is_replayed_as_e2fsck_does() {
     for (version, options) in kinds {
         let journalled = Journalled::new(*version, options);
         let (read, truth) = (journalled.cat(), journalled.truth());
-        let differing: Vec<_> = (0..BLOCKS).filter(|i| read[i * 1024..][..1024] != truth[i * 1024..][..1024]).collect();
+        let differing: Vec<_> =
+            (0..BLOCKS).filter(|i| read[i * 1024..][..1024] != truth[i * 1024..][..1024]).collect();
         assert!(differing.is_empty(), "{version:?} {options:?}: blocks {differing:?}");
         assert_eq!(read[1024..1028], [0xc0, 0x3b, 0x39, 0x98], "{version:?} {options:?}");
         assert_eq!(read[2048..3072], plain[2048..3072], "{version:?} {options:?}: revoked");
@@ -104,7 +109,8 @@ fn a_damaged_transaction_ends_the_journal_and_is_told() {
     let whole = journalled.cat();
     let bytes = fs::read(&journalled.image).unwrap();
     let data = pattern(4 * 1024, 3);
-    let at = (0..bytes.len() - 1024).step_by(1024).find(|&at| bytes[at..at + 1024] == data[1024..2048]).unwrap();
+    let at =
+        (0..bytes.len() - 1024).step_by(1024).find(|&at| bytes[at..at + 1024] == data[1024..2048]).unwrap();
     let mut damaged = bytes.clone();
     damaged[at + 100] ^= 1;
     fs::write(&journalled.image, damaged).unwrap();

@@ -30,8 +30,13 @@ pub struct Recipe {
 }
 
 /// What everything else is like.
-pub const PLAIN: Recipe =
-    Recipe { name: "ext4", mke2fs: &["-t", "ext4"], mount: "defaults", large_xattrs: false, extra_times: true };
+pub const PLAIN: Recipe = Recipe {
+    name: "ext4",
+    mke2fs: &["-t", "ext4"],
+    mount: "defaults",
+    large_xattrs: false,
+    extra_times: true,
+};
 
 /// An image of a file system that is not mounted.
 pub struct ExtImage {
@@ -70,7 +75,7 @@ impl Recipe {
             let _mounted = Mounted { point: point.clone() };
             self.fill(&point);
             // Into the journal, and not from there to its place.
-            nix::unistd::sync();
+            nix::unistd::syncfs(File::open(&point).unwrap()).unwrap();
             self.change(&point);
             nix::unistd::syncfs(File::open(&point).unwrap()).unwrap();
             run("cp", &["--sparse=always", text(&clean.path), text(&dirty.path)]);
@@ -153,7 +158,8 @@ impl Recipe {
         fs::create_dir(dir.join("acl-default")).unwrap();
         xattr::set(dir.join("acl-default"), "system.posix_acl_default", &acl(&all)).unwrap();
         // cap_net_raw+ep, in version 2 of the format.
-        let capability: Vec<u8> = [0x0200_0001u32, 0x2000, 0, 0, 0].iter().flat_map(|w| w.to_le_bytes()).collect();
+        let capability: Vec<u8> =
+            [0x0200_0001u32, 0x2000, 0, 0, 0].iter().flat_map(|w| w.to_le_bytes()).collect();
         with("capability", &[("security.capability", &capability)]);
     }
 }
@@ -206,8 +212,17 @@ fn names(root: &Path) {
     let dir = root.join("names");
     fs::create_dir(&dir).unwrap();
     let long = [b'n'; 255];
-    let names: &[&[u8]] =
-        &[b" ", b"with space", "é\u{1f600}".as_bytes(), b"\xff\xfe", b"a\nb\x1b[31m", b"-rf", b".hidden", b"...", &long];
+    let names: &[&[u8]] = &[
+        b" ",
+        b"with space",
+        "é\u{1f600}".as_bytes(),
+        b"\xff\xfe",
+        b"a\nb\x1b[31m",
+        b"-rf",
+        b".hidden",
+        b"...",
+        &long,
+    ];
     for name in names {
         fs::write(dir.join(std::ffi::OsStr::from_bytes(name)), name).unwrap();
     }

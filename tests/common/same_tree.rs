@@ -28,7 +28,11 @@ pub fn assert_same_tree(original: &Path, copy: &Path, what: &str) {
     let (ours, theirs) = (entries(copy), entries(original));
     let names = |tree: &BTreeMap<PathBuf, Entry>| tree.keys().cloned().collect::<BTreeSet<_>>();
     let (here, there) = (names(&ours), names(&theirs));
-    assert!(here == there, "{what}: other names: {:?}", here.symmetric_difference(&there).collect::<Vec<_>>());
+    assert!(
+        here == there,
+        "{what}: other names: {:?}",
+        here.symmetric_difference(&there).collect::<Vec<_>>()
+    );
     for (name, entry) in &theirs {
         assert_eq!(&ours[name], entry, "{what}: {}", name.display());
     }
