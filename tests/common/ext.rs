@@ -75,7 +75,7 @@ impl Recipe {
             let _mounted = Mounted { point: point.clone() };
             self.fill(&point);
             // Into the journal, and not from there to its place.
-            nix::unistd::sync();
+            nix::unistd::syncfs(File::open(&point).unwrap()).unwrap();
             self.change(&point);
             nix::unistd::syncfs(File::open(&point).unwrap()).unwrap();
             run("cp", &["--sparse=always", text(&clean.path), text(&dirty.path)]);

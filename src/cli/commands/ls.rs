@@ -61,7 +61,7 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
         let all = |each: Each<'_, FileReport>| {
             list.run(browser.fs(), starts.clone(), &run, troubles, &mut |listed| match listed {
                 Listed::Directory(_) => Ok(()),
-                Listed::File(entry) => each(&FileReport::from(&entry)),
+                Listed::File(entry) => each(&FileReport::from(&*entry)),
             })
         };
         let entries = Streamed::new(&all);

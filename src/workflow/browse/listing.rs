@@ -50,7 +50,7 @@ pub enum Listed {
     /// A directory whose entries follow.
     Directory(Vec<u8>),
     /// A file.
-    File(FileEntry),
+    File(Box<FileEntry>),
 }
 
 /// How to list.
@@ -81,7 +81,7 @@ impl List {
             starts.into_iter().partition(|found| self.directories && found.node.is_dir());
         for found in files {
             run.check()?;
-            each(Listed::File(FileEntry::of(fs, found, self.xattrs, troubles)))?;
+            each(Listed::File(Box::new(FileEntry::of(fs, found, self.xattrs, troubles))))?;
         }
         for dir in dirs {
             if self.recursive {
@@ -141,7 +141,7 @@ impl List {
             match fs.named(&named) {
                 Ok(node) => {
                     let found = Found { path, node };
-                    each(Listed::File(FileEntry::of(fs, found, self.xattrs, troubles)))?;
+                    each(Listed::File(Box::new(FileEntry::of(fs, found, self.xattrs, troubles))))?;
                 }
                 Err(e) => troubles.add(&path, e),
             }

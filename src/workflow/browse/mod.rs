@@ -7,7 +7,7 @@ pub mod read;
 pub mod search;
 mod troubles;
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -15,6 +15,7 @@ use std::path::Path;
 use crate::access::inside;
 use crate::access::volume::{Volume, VolumeOptions};
 use crate::error::{Error, Result};
+use crate::format::volume_meta;
 use crate::guest::ext::{ExtFs, JournalState};
 use crate::guest::{self, Guest, GuestKind};
 use crate::model::finding::{Code, Finding};
@@ -45,7 +46,7 @@ impl Browser {
     /// # Errors
     /// As [`Volume::open`]; when there is no ext file system, or it cannot be opened.
     pub fn open(path: &Path, options: &VolumeOptions, partition: Option<u32>) -> Result<Self> {
-        Self::of_volume(Volume::open(path, options).map_err(hint_on_rights)?, path, partition)
+        Self::of_volume(Volume::open(path, options).map_err(|e| hint_on_rights(e, path))?, path, partition)
     }
 
     /// Opens the file system in an open volume, which was opened as `path`, or in a partition of it.
@@ -55,7 +56,7 @@ impl Browser {
     pub fn of_volume(volume: Volume, path: &Path, partition: Option<u32>) -> Result<Self> {
         let inside = inside::look(volume.whole(), partition)?;
         check_kind(inside.guest, path)?;
-        let fs = ExtFs::open(inside.disk).map_err(hint_on_rights)?;
+        let fs = ExtFs::open(inside.disk)?;
         let journal = fs.journal();
         let mut findings = volume.findings.clone();
         findings.extend(journal.as_ref().map(of_journal).unwrap_or_default());
@@ -131,10 +132,14 @@ fn check_kind(guest: Option<Guest>, path: &Path) -> Result<()> {
     Err(error.with_path(path))
 }
 
-/// Replica files belong to root as a rule.
-fn hint_on_rights(error: Error) -> Error {
-    let denied = error.io_cause().is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied);
-    if denied && error.hint().is_none() {
+/// Replica files belong to root as a rule. What cannot be read then looks like a damaged replica at first.
+fn hint_on_rights(error: Error, path: &Path) -> Error {
+    let denied = |e: &io::Error| e.kind() == io::ErrorKind::PermissionDenied;
+    let is_denied = error.io_cause().is_some_and(denied)
+        || [path, &path.join(volume_meta::FILE_NAME)]
+            .iter()
+            .any(|path| File::open(path).is_err_and(|e| denied(&e)));
+    if is_denied {
         error.with_hint("replica files belong to root: use sudo, or a copy that you may read")
     } else {
         error

@@ -6,6 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use crate::guest::ext::as_path;
 use crate::model::finding::{Code, Finding};
 
+/// How many paths of each kind are kept.
+const PATHS_KEPT: usize = 16;
+
 /// What can be left out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
@@ -37,7 +40,8 @@ pub struct Left(Mutex<BTreeMap<What, Kept>>);
 
 struct Kept {
     count: u64,
-    first: String,
+    /// The first paths.
+    paths: Vec<String>,
     why: String,
 }
 
@@ -45,12 +49,12 @@ impl Left {
     /// Notes that `what` was left out at `path`, and why.
     pub fn add(&self, what: What, path: &[u8], why: impl ToString) {
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = left.entry(what).or_insert_with(|| Kept {
-            count: 0,
-            first: as_path(path).display().to_string(),
-            why: why.to_string(),
-        });
+        let kept =
+            left.entry(what).or_insert_with(|| Kept { count: 0, paths: Vec::new(), why: why.to_string() });
         kept.count += 1;
+        if kept.paths.len() < PATHS_KEPT {
+            kept.paths.push(as_path(path).display().to_string());
+        }
     }
 
     /// A finding for each kind.
@@ -61,7 +65,8 @@ impl Left {
 }
 
 impl What {
-    fn finding(&self, Kept { count, first, why }: &Kept) -> Finding {
+    fn finding(&self, Kept { count, paths, why }: &Kept) -> Finding {
+        let first = paths.first().map_or("", String::as_str);
         let of = if *count == 1 {
             format!("of {first}")
         } else {
@@ -119,6 +124,6 @@ impl What {
             Code::NotExtracted => "it is missing from the target",
             _ => "the data is there; this about it is not",
         };
-        Finding::new(code, what, meaning).on(first.clone()).advise(advice)
+        paths.iter().cloned().fold(Finding::new(code, what, meaning).advise(advice), Finding::on)
     }
 }

@@ -102,8 +102,10 @@ impl<'a> Log<'a> {
     }
 
     /// Index, within the journal, of the first block for fast commits.
+    /// See `j_fc_first` in the kernel, which leaves out one block.
     pub(super) fn fast_commit_start(&self) -> Option<u32> {
-        (self.superblock.num_fast_commit_blocks > 0).then_some(self.end)
+        let start = self.end.checked_add(1)?;
+        (start < self.superblock.num_blocks).then_some(start)
     }
 
     /// Convert from an index within the journal to an absolute block
