@@ -2,7 +2,7 @@
 //!
 //! It reads both ends and samples in between, and names what it knows by its magic. A few bytes far from both
 //! ends can be missed; this keeps a person from overwriting the wrong device, and is no proof of emptiness.
-//! Whether a device reads as zeros *throughout* is another question ([`first_nonzero`] asked of all of it).
+//! Whether a device reads as zeros *throughout* is another question (`first_nonzero` asked of all of it).
 
 use std::fmt;
 
