@@ -15,6 +15,7 @@ use common::chain::{Chain, Mark};
 use common::cli::{Lhrecover, lhrecover};
 use common::loopdev;
 use common::mounts::Mounts;
+use common::nbd::Server;
 use common::{Fixture, fixture, scratch_has_fiemap, text};
 use lhrecover::cli::Cli;
 use lhrecover::error::ErrorKind;
@@ -24,8 +25,12 @@ use lhrecover::report::finding::FindingReport;
 use serde_json::Value;
 
 /// Objects whose keys are data.
-const MAPS: [&str; 3] =
-    ["layers[].labels", "manifest.directory.xattrs", "manifest.files[].attributes.xattrs"];
+const MAPS: [&str; 4] = [
+    "entries[].xattrs",
+    "layers[].labels",
+    "manifest.directory.xattrs",
+    "manifest.files[].attributes.xattrs",
+];
 
 fn doc(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)
@@ -190,6 +195,16 @@ fn verify_prints_what_json_md_says() {
 }
 
 #[test]
+fn diff_prints_what_json_md_says() {
+    let fixture = fixture("16-ext4-sqlite");
+    let (replica, _) = fixture.replica();
+    let json =
+        |args: &[&str]| lhrecover(&[&["diff", text(&replica), "--json"], args].concat()).exits(1).json();
+    let ranges = json(&["--from", "stage1", "--ranges"]);
+    compare("diff", &[ranges, json(&["--from", "stage1", "--files"])]);
+}
+
+#[test]
 fn map_prints_what_json_md_says() {
     let fixture = fixture("19-three-nodes");
     let (replica, _) = fixture.replica();
@@ -258,6 +273,42 @@ fn mount_and_umount_print_what_json_md_says() {
     for (section, values) in ["mount", "umount list", "umount"].into_iter().zip(seen) {
         compare(section, &values);
     }
+}
+
+#[test]
+fn serve_prints_what_json_md_says() {
+    let fixture = fixture("16-ext4-sqlite");
+    let (replica, _) = fixture.replica();
+    let server = Server::of(&replica, &[]);
+    compare("serve", std::slice::from_ref(&server.report));
+    server.stop();
+}
+
+#[test]
+fn check_prints_what_json_md_says() {
+    let tmp = common::scratch();
+    let check = |source: &Path| -> Value {
+        let args = ["check", text(source), "--json", "--overlay", text(tmp.path())];
+        serde_json::from_slice(
+            &Lhrecover::new(&args).env("LHRECOVER_RUN_DIR", tmp.path().join("run")).run().stdout,
+        )
+        .expect("JSON")
+    };
+    let (ext, luks) = (fixture("16-ext4-sqlite"), fixture("22-luks-encrypted"));
+    compare("check", &[check(&ext.replica().0), check(&luks.replica().0)]);
+}
+
+#[test]
+fn files_are_what_json_md_says() {
+    let fixture = fixture("16-ext4-sqlite");
+    let (replica, _) = fixture.replica();
+    let out = fixture.dir.path().join("out");
+    let json = |args: &[&str]| lhrecover(&[args, &["--json"]].concat()).exits(0).json();
+    let replica = text(&replica);
+    compare("ls", &[json(&["ls", replica, "-R"])]);
+    compare("find", &[json(&["find", replica, "--name", "*.txt"])]);
+    compare("find databases", &[json(&["find", replica, "--db"])]);
+    compare("extract", &[json(&["extract", replica, "docs", "--to", text(&out), "--no-owner"])]);
 }
 
 #[test]
@@ -358,7 +409,8 @@ fn manual_and_completions_mention_every_command() {
         assert!(printed.contains(&format!("lhrecover\\-{name}(1)")), "the manual does not mention {name}");
         assert!(completions.iter().all(|script| script.contains(name)), "no completion of {name}");
         let page = fs::read_to_string(dir.path().join(format!("lhrecover-{name}.1"))).expect(name);
-        for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+        let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+        for option in shown.filter_map(clap::Arg::get_long) {
             assert!(
                 page.contains(&option.replace('-', "\\-")),
                 "the page of {name} does not mention --{option}"

@@ -125,6 +125,19 @@ fn every_code_of_the_doctor_has_a_damage_or_a_crash_that_shows_it() {
         "copy-content-differs",
         "copy-attributes-differ",
         "source-changed",
+        // Of what is inside a volume: tests/check.rs.
+        "file-system-damaged",
+        "database-damaged",
+        "errors-recorded",
+        "content-unknown",
+        "not-checked",
+        "journal-dirty",
+        "nothing-inside",
+        // Of what is inside a volume: tests/browse.rs, tests/extract.rs, tests/journal.rs.
+        "files-unreadable",
+        "journal-cut-short",
+        "fast-commits-missing",
+        "not-extracted",
     ];
     for code in lhrecover::model::finding::Code::ALL {
         let shown = damage::ALL.iter().any(|damage| damage.code == code.as_str());

@@ -140,8 +140,9 @@ fn the_strip_in_a_terminal_and_outside_one() {
     }
     // A terminal 60 columns wide, with and without colours.
     let on_terminal = |settings: &str| {
-        let command =
-            format!("stty cols 60 rows 24; {settings} {} map '{}'", common::cli::PROGRAM, dir.display());
+        let emulator = std::env::var(common::cli::EMULATOR).unwrap_or_default();
+        let program = format!("{settings} {emulator} {}", common::cli::PROGRAM);
+        let command = format!("stty cols 60 rows 24; {program} map '{}'", dir.display());
         let ran =
             std::process::Command::new("script").args(["-qec", &command, "/dev/null"]).output().unwrap();
         String::from_utf8(ran.stdout).unwrap().lines().nth(1).unwrap().trim_end().to_owned()

@@ -12,7 +12,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use common::cli::Ran;
 use common::fingerprint::{Fingerprint, by_seek};
+use common::golden::assert_golden;
 use common::loopdev::{LoopDevice, run, skipped, sparse_file};
 use common::mounts::Mounts;
 use common::{Fixture, fixture, text};
@@ -467,4 +469,30 @@ fn mount_points_that_cannot_be_are_refused() {
     mounts.program(&["umount", "/proc"]).run().exits(5).says(&["not mounted by lhrecover"]);
     before.assert_unchanged(fixture.dir.path(), "refusals");
     mounts.assert_nothing_left("refusals");
+}
+
+#[test]
+fn what_is_said_is_what_the_goldens_have() {
+    let Some(mounts) = Mounts::new("what_is_said_is_what_the_goldens_have") else { return };
+    let dir = mounts.tmp.path();
+    for case in ["16-ext4-sqlite", "22-luks-encrypted"] {
+        common::unpack::unpack(case, dir).unwrap();
+    }
+    let replica = dir.join("pvc-3c0326f1-db9d-44d4-ba17-6ea3566ec218-e3ac5892");
+    let encrypted = dir.join("pvc-009f0124-a65e-4adc-bdfe-8a2ad239e564-98f4520b");
+    let golden = |name: &str, ran: &Ran| assert_golden(&format!("mount/{name}"), dir, ran);
+    golden("list-nothing", &mounts.program(&["umount", "--list"]).run());
+    golden("stale-nothing", &mounts.stale());
+    golden("mounted", &mounts.mount(&replica, &[]));
+    golden("list", &mounts.program(&["umount", "--list"]).run());
+    golden("mounted-already", &mounts.mount(&replica, &[]));
+    mounts.umount().exits(0);
+    golden("replayed", &mounts.mount(&replica, &["--journal", "replay", "--at", "stage1"]));
+    mounts.umount().exits(0);
+    golden("image", &mounts.mount(&replica, &["--image-only"]));
+    golden("unmounted", &mounts.umount());
+    golden("not-ours", &mounts.umount());
+    golden("encrypted", &mounts.mount(&encrypted, &[]));
+    golden("overlay-without-replay", &mounts.mount(&replica, &["--overlay-max", "1G"]));
+    mounts.assert_nothing_left("goldens");
 }

@@ -2,6 +2,7 @@
 
 pub mod fuse;
 pub mod inside;
+pub mod mounted;
 pub mod nbd;
 pub mod scratch;
 pub mod volume;

@@ -250,7 +250,10 @@ impl DeviceArgs {
 }
 
 /// A number of bytes, with an optional suffix K, M, G or T (powers of 1024; `KiB` and so on as well).
-pub(super) fn size(text: &str) -> std::result::Result<u64, String> {
+///
+/// # Errors
+/// When it is none, in words.
+pub fn size(text: &str) -> std::result::Result<u64, String> {
     let trimmed = text.trim();
     let digits_end = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
     let (digits, suffix) = trimmed.split_at(digits_end);

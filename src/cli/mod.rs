@@ -1,7 +1,9 @@
 //! The command line: the only place that prints, asks the environment, and turns errors into exit codes.
 
 pub mod args;
+pub mod browse;
 pub mod commands;
+pub mod lines;
 pub mod report_file;
 pub mod signals;
 pub mod stream;
@@ -22,7 +24,7 @@ use crate::model::finding::Severity;
 pub enum Outcome {
     /// Done, clean.
     Clean,
-    /// Done, with findings of severity warning or worse.
+    /// Done, with findings of severity warning or worse, or with differences.
     Findings,
 }
 
@@ -53,6 +55,8 @@ pub enum Command {
     Merge(commands::merge::Args),
     /// Show what a replica directory holds: its layers as a tree, its flags, and everything that is wrong or doubtful
     Inspect(commands::inspect::Args),
+    /// Tell what changed between two states of a replica, or between two replicas, images or devices
+    Diff(Box<commands::diff::Args>),
     /// Draw which layer serves what: a strip in the terminal, a picture, or a page
     Map(commands::map::Args),
     /// Find the replicas of every volume, rank them, and say why
@@ -73,6 +77,16 @@ pub enum Command {
     ImageServer(commands::image_server::Args),
     /// Write the data back into a block device, such as a fresh Longhorn volume's
     Inject(Box<commands::inject::Args>),
+    /// List files straight out of the ext2, ext3 or ext4 file system in a volume, with no copy and no root
+    Ls(commands::ls::Args),
+    /// Print files straight out of the file system in a volume
+    Cat(commands::cat::Args),
+    /// Find files, or databases, in the file system in a volume
+    Find(commands::find::Args),
+    /// Copy files and directories out of the file system in a volume
+    Extract(commands::extract::Args),
+    /// Check what a volume holds: its file system, before and after its journal is replayed, and the databases in it
+    Check(Box<commands::check::Args>),
     /// Print shell completions
     Completions(commands::completions::Args),
     /// Print the manual page, or write one page per command
@@ -82,7 +96,7 @@ pub enum Command {
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done, clean
-  1    done, with findings of severity warning or worse; or a verification failed
+  1    done, with findings of severity warning or worse; or a verification failed, or diff found differences
   2    could not start: bad usage, or something the environment lacks
   3    the source is unusable: broken chain, damaged metadata, unreadable data
   4    the output failed: no space, device error, closed pipe
@@ -119,6 +133,7 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
     match command {
         Command::Merge(args) => commands::merge::run(args, ui),
         Command::Inspect(args) => commands::inspect::run(&args, ui),
+        Command::Diff(args) => commands::diff::run(&args, ui),
         Command::Map(args) => commands::map::run(&args, ui),
         Command::Scan(args) => commands::scan::run(&args, ui),
         Command::Verify(args) => commands::verify::run(&args, ui),
@@ -128,6 +143,11 @@ fn dispatch(command: Command, ui: &Ui) -> Result<Outcome> {
         Command::Umount(args) => commands::umount::run(&args, ui),
         Command::ImageServer(args) => commands::image_server::run(&args),
         Command::Inject(args) => commands::inject::run(&args, ui),
+        Command::Ls(args) => commands::ls::run(&args, ui),
+        Command::Cat(args) => commands::cat::run(&args, ui),
+        Command::Find(args) => commands::find::run(&args, ui),
+        Command::Extract(args) => commands::extract::run(&args, ui),
+        Command::Check(args) => commands::check::run(&args, ui),
         Command::Completions(args) => commands::completions::run(&args, ui),
         Command::Man(args) => commands::man::run(&args, ui),
     }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -42,7 +42,15 @@ impl ReportFile {
     /// # Errors
     /// `Output` when it cannot be written.
     pub fn finish(self, report: &impl Serialize, run: &Run<'_>) -> Result<()> {
-        self.0.write_at(json::text(report)?.as_bytes(), 0)?;
-        self.0.finish(run).map(|_| ())
+        self.finish_with(&json::text(report)?, run).map(|_| ())
+    }
+
+    /// Writes this text, and gives the file its name, which is returned.
+    ///
+    /// # Errors
+    /// `Output` when it cannot be written.
+    pub fn finish_with(self, text: &str, run: &Run<'_>) -> Result<PathBuf> {
+        self.0.write_at(text.as_bytes(), 0)?;
+        self.0.finish(run)
     }
 }

@@ -11,6 +11,7 @@
 
 pub mod archive;
 pub mod buffer;
+pub mod changes;
 pub mod checksum;
 pub mod compare;
 pub mod content;

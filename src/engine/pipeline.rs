@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::engine::buffer::Buffer;
 use crate::engine::pieces::{Batch, Batches};
@@ -67,6 +67,66 @@ pub fn for_each<T: Send>(
         }
         drop(receive);
         hand_out(next, &send, &failure);
+    });
+    failure.into_result()
+}
+
+/// How many results may wait for their turn, per worker.
+const AHEAD_PER_WORKER: usize = 4;
+
+/// Gives everything that `next` has to one of `workers` threads, and what they make of it to `take`, in the order of `next`, on
+/// the calling thread. How far they work ahead is bounded.
+///
+/// # Errors
+/// What `next`, `work` or `take` failed with first, in that order; [`ErrorKind::Interrupted`](crate::error::ErrorKind) when
+/// cancelled.
+pub fn in_order<T: Send, U: Send>(
+    mut next: impl FnMut() -> Result<Option<T>> + Send,
+    workers: usize,
+    run: &Run<'_>,
+    work: impl Fn(&T, &mut Buffer) -> Result<U> + Sync,
+    mut take: impl FnMut(T, U) -> Result<()>,
+) -> Result<()> {
+    let failure = Failure::default();
+    let workers = workers.max(1);
+    thread::scope(|scope| {
+        let (send, jobs) = bounded::<(T, Sender<(T, U)>)>(workers * QUEUE_PER_WORKER);
+        let (in_order, order) = bounded::<Receiver<(T, U)>>(workers * AHEAD_PER_WORKER);
+        let failure = &failure;
+        for _ in 0..workers {
+            let (jobs, work) = (jobs.clone(), &work);
+            scope.spawn(move || {
+                let mut buffer = Buffer::new(BUFFER_BYTES);
+                for (item, done) in jobs {
+                    let mut made = None;
+                    let result = run.check().and_then(|()| work(&item, &mut buffer));
+                    if !failure.none_from(result.map(|value| made = Some(value))) {
+                        break;
+                    }
+                    if let Some(value) = made {
+                        // Who takes it may have failed, and said why.
+                        let _ = done.send((item, value));
+                    }
+                }
+            });
+        }
+        drop(jobs);
+        scope.spawn(move || {
+            let with_turn = || {
+                Ok(next()?.and_then(|item| {
+                    let (done, turn) = bounded(1);
+                    in_order.send(turn).is_ok().then_some((item, done))
+                }))
+            };
+            hand_out(with_turn, &send, failure);
+        });
+        for turn in order {
+            // Without an answer its worker has failed.
+            let Ok((item, value)) = turn.recv() else { break };
+            if !failure.none_from(take(item, value)) {
+                break;
+            }
+        }
     });
     failure.into_result()
 }

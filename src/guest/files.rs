@@ -43,6 +43,22 @@ pub trait Files {
     /// When the directory cannot be read, and what `each` fails with.
     fn list(&self, dir: &Path, each: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()>;
 
+    /// How long the regular file at `path` is, in bytes; `None` when there is none.
+    ///
+    /// # Errors
+    /// When its directory cannot be read.
+    fn size_bytes(&self, path: &Path) -> Result<Option<u64>> {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+        let mut size_bytes = None;
+        self.list(dir, &mut |entry| {
+            if entry.kind == FileKind::File && entry.name == name {
+                size_bytes = Some(entry.size_bytes);
+            }
+            Ok(())
+        })?;
+        Ok(size_bytes)
+    }
+
     /// Reads a regular file at `offset_bytes` until `buf` is full or the file ends; says how many bytes were read.
     ///
     /// # Errors

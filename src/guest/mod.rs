@@ -1,6 +1,7 @@
 //! What is inside an image: file systems, containers, partition tables, known by their magic.
 
 pub mod databases;
+pub mod ext;
 pub mod facts;
 pub mod fields;
 pub mod files;
@@ -23,6 +24,9 @@ pub enum GuestKind {
     /// Volume managers, partition tables, swap.
     Other,
 }
+
+/// The name of the file systems that [`ext`] reads.
+pub const EXT: &str = "an ext2, ext3 or ext4 file system";
 
 /// What an image was recognised as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +55,7 @@ use GuestKind::{FileSystem, Luks, Other};
 const MAGICS: &[Magic] = &[
     magic(0, b"LUKS\xba\xbe", Luks, "a LUKS container"),
     magic(0, b"XFSB", FileSystem, "an XFS file system"),
-    magic(0x438, b"\x53\xef", FileSystem, "an ext2, ext3 or ext4 file system"),
+    magic(0x438, b"\x53\xef", FileSystem, EXT),
     magic(0x1_0040, b"_BHRfS_M", FileSystem, "a btrfs file system"),
     magic(0x400, b"\x10\x20\xf5\xf2", FileSystem, "an F2FS file system"),
     magic(0, b"LABELONE", Other, "an LVM physical volume"),

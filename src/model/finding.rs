@@ -238,7 +238,29 @@ codes! {
     CopyAttributesDiffer = "copy-attributes-differ", Warning,
         "Mode, owner, time or extended attributes of a copied file are not those of the source.";
     SourceChanged = "source-changed", Warning,
-        "The source is no longer what it was when the copy was made.";
+        "The source is no longer what it was when the copy was made, or when it was opened to be served.";
+    FilesUnreadable = "files-unreadable", Error,
+        "Files or directories inside the volume cannot be read, or are damaged.";
+    JournalCutShort = "journal-cut-short", Warning,
+        "The journal of the file system inside is damaged: what it says from there on is missing.";
+    FastCommitsMissing = "fast-commits-missing", Warning,
+        "The journal of the file system inside has fast commits, which are not taken into account: the latest changes are missing.";
+    NotExtracted = "not-extracted", Warning,
+        "Something inside the volume was not extracted: the name is taken or cannot be used, or it needs root.";
+    FileSystemDamaged = "file-system-damaged", Error,
+        "The file system, or what else is in the volume, is damaged: its own checker says so, or its superblock.";
+    DatabaseDamaged = "database-damaged", Error,
+        "A database in the volume is damaged, or lacks what its server needs to start.";
+    ErrorsRecorded = "errors-recorded", Warning,
+        "The kernel has met errors in the file system while it was mounted, and noted them in its superblock.";
+    ContentUnknown = "content-unknown", Warning,
+        "What is in the volume is nothing that is known.";
+    NotChecked = "not-checked", Warning,
+        "Something in the volume could not be checked, or not in full: a tool is missing, or there was no room.";
+    JournalDirty = "journal-dirty", Info,
+        "The file system was not unmounted: its journal holds what was written last.";
+    NothingInside = "nothing-inside", Info,
+        "The volume, or a partition of it, holds nothing to check: it is empty, or swap space.";
     DeviceLarger = "device-larger", Info,
         "The output device is larger than the image; the rest of it is left as it is.";
     DeviceUsersUnknown = "device-users-unknown", Info,

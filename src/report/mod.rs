@@ -3,6 +3,10 @@
 //! Pure functions that build strings; only the command line prints. JSON carries `schema_version`, which grows
 //! when a field changes its meaning or goes away; new fields may come at any time.
 
+pub mod browse;
+pub mod check;
+pub mod diff;
+pub mod extract;
 pub mod finding;
 pub mod human;
 pub mod inject;
@@ -14,5 +18,6 @@ pub mod mount;
 pub mod preserve;
 pub mod scan;
 pub mod serve;
+mod table;
 mod tree;
 pub mod verify;

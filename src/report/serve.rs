@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::access::nbd::Listed;
-use crate::report::finding::printable;
+use crate::model::finding::Finding;
+use crate::report::finding::{FindingReport, printable};
 
 /// The version of the JSON that `serve --json` prints.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -31,6 +32,8 @@ pub struct ServeReport {
     pub writable: bool,
     /// Everything there is to be asked for, the default export first.
     pub exports: Vec<ExportReport>,
+    /// Damage and doubt about what is open so far. What comes later is said on standard error.
+    pub findings: Vec<FindingReport>,
 }
 
 /// One export.
@@ -44,12 +47,11 @@ pub struct ExportReport {
     pub description: String,
 }
 
-/// What is served of `source`; `uri` says how an export is reached.
+/// What is served of `source`, read-only; `uri` says how an export is reached.
 pub fn build(
     source: &Path,
     listed: Vec<Listed>,
-    size_bytes: Option<u64>,
-    writable: bool,
+    findings: &[Finding],
     uri: impl Fn(&str) -> String,
 ) -> ServeReport {
     let export = |Listed { name, description }| ExportReport { uri: uri(&name), name, description };
@@ -58,9 +60,10 @@ pub fn build(
         lhrecover_version: env!("CARGO_PKG_VERSION"),
         source: source.display().to_string(),
         uri: uri(""),
-        size_bytes,
-        writable,
+        size_bytes: None,
+        writable: false,
         exports: listed.into_iter().map(export).collect(),
+        findings: findings.iter().map(FindingReport::from).collect(),
     }
 }
 

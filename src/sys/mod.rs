@@ -15,3 +15,4 @@ pub mod mapped;
 pub mod mount;
 pub mod process;
 pub mod sparse;
+pub mod tree;

@@ -1,4 +1,4 @@
-//! Which other processes hold files open, from `/proc`.
+//! Which other processes hold files open, from `/proc`; and how many this one may.
 //!
 //! An engine keeps its head open for writing as long as it lives, so a replica whose files are open for writing
 //! is live. `/proc` tells that without touching the files. What it cannot tell is said too: without root, or
@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::sys::dir::FileId;
 
@@ -67,6 +68,15 @@ pub fn holders_of(files: &HashMap<FileId, String>) -> Holders {
     }
     holders.found.extend(loop_devices(files));
     holders
+}
+
+/// Has as many files open at a time as the system lets this process have: by default it is 1,024, so that programs which
+/// cannot count further do not break.
+pub fn allow_many_files() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Whoever needs more than there may be gets an error when it is so far.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
 }
 
 fn sees_all_processes() -> bool {

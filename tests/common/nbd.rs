@@ -11,9 +11,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use super::chain::{Chain, Layer, Mark};
 use super::cli::{Lhrecover, Ran, Running};
 use super::loopdev::skipped;
-use super::text;
+use super::{scratch, text};
 
 /// Whether `nbdinfo`, `nbdcopy` and `qemu-img` are here. If not, says on stderr that the test was skipped, and why.
 pub fn available(test: &str) -> bool {
@@ -31,6 +32,32 @@ pub fn available(test: &str) -> bool {
 /// Runs a client.
 pub fn client<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Output {
     Command::new(program).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// 4 MiB: data, written zeros, a hole, preallocated room, and a snapshot off the live chain.
+pub fn chain() -> Chain {
+    let mut chain = Chain::of(
+        4 << 20,
+        &[
+            &[(0, 300, Mark::Data)],
+            &[(10, 20, Mark::Zeros), (500, 100, Mark::Data)],
+            &[(40, 3, Mark::Data), (900, 16, Mark::Preallocated)],
+        ],
+    );
+    chain.branch = Some((0, Layer::new(4 << 20, &[(20, 30, Mark::Data)])));
+    chain
+}
+
+/// A disk with that replica on it.
+pub struct Rig {
+    pub disk: tempfile::TempDir,
+    pub dir: PathBuf,
+}
+
+pub fn rig() -> Rig {
+    let disk = scratch();
+    let dir = chain().write_to(disk.path());
+    Rig { disk, dir }
 }
 
 /// `lhrecover serve`, ready for clients; killed when it is dropped unfinished.

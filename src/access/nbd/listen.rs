@@ -4,13 +4,14 @@ use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use nix::sys::stat::{Mode, umask};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::stat::{Mode, fchmod};
 
 use crate::access::nbd::stream::Stream;
 use crate::error::{Error, Result};
@@ -144,7 +145,7 @@ fn id(meta: &Metadata) -> (u64, u64) {
 fn bind_unix(path: &Path) -> Result<Socket> {
     let fail = |e: io::Error| {
         let hint = match e.kind() {
-            io::ErrorKind::InvalidInput => {
+            io::ErrorKind::InvalidFilename => {
                 "the kernel takes no names of more than 107 bytes: take a shorter path"
             }
             io::ErrorKind::NotFound => "its directory is not there: make it first",
@@ -154,14 +155,21 @@ fn bind_unix(path: &Path) -> Result<Socket> {
     };
     let path = std::path::absolute(path).map_err(fail)?;
     remove_stale(&path)?;
-    // The socket's mode is decided when its name appears, so nobody else can connect in between.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let bound = UnixListener::bind(&path);
-    umask(before);
-    let listener = bound.map_err(fail)?;
-    listener.set_nonblocking(true).map_err(fail)?;
+    let listener = private_socket(&path).map_err(|e| fail(e.into()))?;
     let made = fs::symlink_metadata(&path).ok().map(|m| id(&m));
     Ok(Socket::Unix { listener, path, made })
+}
+
+/// A socket of that name, which nobody but its owner could ever connect to: the kernel takes the mode of the name from
+/// the socket's own when it makes it (`unix_bind` in `net/unix/af_unix.c`). The process's umask is left alone, as
+/// other threads make files too.
+fn private_socket(path: &Path) -> nix::Result<UnixListener> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    listen(&socket, Backlog::MAXCONN)?;
+    Ok(UnixListener::from(socket))
 }
 
 /// Removes a socket that a server left which is gone; refuses whatever else has the name.

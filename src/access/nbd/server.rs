@@ -30,6 +30,9 @@ const WORKERS: usize = 4;
 /// How much of what a client sends is taken in at once, in bytes: some hundred requests.
 const READ_AHEAD_BYTES: usize = 8 << 10;
 
+/// How long we wait for a client in all, before it has chosen an export. One that says nothing must not keep its place.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How often we look whether we are to stop, in milliseconds.
 const LOOK_EVERY_MS: u8 = 100;
 
@@ -121,7 +124,8 @@ impl Server<'_> {
     }
 
     fn converse(&self, stream: &Arc<Stream>) -> io::Result<()> {
-        let mut reader = BufReader::with_capacity(READ_AHEAD_BYTES, Incoming::new(Arc::clone(stream)));
+        let incoming = Incoming::new(Arc::clone(stream), PATIENCE);
+        let mut reader = BufReader::with_capacity(READ_AHEAD_BYTES, incoming);
         let mut writer = Outgoing(Arc::clone(stream));
         let Some(session) = negotiate(&mut reader, &mut writer, self.catalog)? else { return Ok(()) };
         reader.get_mut().trust()?;

@@ -8,9 +8,6 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// How long we wait for a client in all, before the transmission. One that says nothing must not keep its place.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// A connection to a client.
 #[derive(Debug)]
 pub enum Stream {
@@ -64,9 +61,9 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// What comes from there.
-    pub fn new(stream: Arc<Stream>) -> Self {
-        Incoming { stream, patience: Some(PATIENCE) }
+    /// What comes from there. `patience` is how long we wait for it in all, and each time for what we send to be taken.
+    pub fn new(stream: Arc<Stream>, patience: Duration) -> Self {
+        Incoming { stream, patience: Some(patience) }
     }
 
     /// From now on the client may take its time.
@@ -86,7 +83,7 @@ impl Read for Incoming {
             if patience.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            self.stream.set_timeouts(Some(patience), Some(PATIENCE))?;
+            self.stream.set_timeouts(Some(patience), Some(patience))?;
         }
         let read = match &*self.stream {
             Stream::Unix(stream) => (&mut &*stream).read(buf),
@@ -114,5 +111,29 @@ impl Write for Outgoing {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_says_a_byte_now_and_then_uses_patience_up_until_it_is_trusted() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut incoming = Incoming::new(Arc::new(Stream::Unix(ours)), Duration::from_millis(100));
+        let client = std::thread::spawn(move || {
+            for _ in 0..20 {
+                std::thread::sleep(Duration::from_millis(20));
+                theirs.write_all(b"x").unwrap();
+            }
+            theirs
+        });
+        let taken = (0..20).take_while(|_| incoming.read(&mut [0]).is_ok()).count();
+        assert!(taken < 20, "it was waited for all the time");
+        incoming.trust().unwrap();
+        let _theirs = client.join().unwrap();
+        let mut rest = vec![0; 20 - taken];
+        incoming.read_exact(&mut rest).unwrap();
     }
 }

@@ -33,7 +33,7 @@ goes on.")]
 pub struct Args {
     /// A replica directory, or an image of a volume
     source: PathBuf,
-    /// The device to write to, such as /dev/longhorn/<pv>
+    /// The device to write to, such as `/dev/longhorn/PV`
     device: PathBuf,
     /// How: the exact volume, sector by sector, or its files
     #[arg(long, value_name = "MODE")]

@@ -1,22 +1,21 @@
 //! `lhrecover map`: which layer serves what, as a strip, a picture and a page.
 
-use std::fs;
 use std::io::{self, IsTerminal};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
 use crate::cli::Outcome;
 use crate::cli::args::VolumeArgs;
+use crate::cli::report_file::ReportFile;
 use crate::cli::signals::cancel_on_signals;
 use crate::cli::ui::Ui;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::Run;
 use crate::replica::{ReplicaDir, SourceOptions};
+use crate::report::finding::printable;
 use crate::report::map::{self as report, Depth, Style};
-use crate::sink::Sink;
-use crate::sink::file::{self, FileOptions, OutputFile};
+use crate::sink::file::FileOptions;
 use crate::workflow::map::map;
 use crate::workflow::scan::collect::{Collected, Told};
 
@@ -59,9 +58,8 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
     let run = Run { observer: ui, cancel: &cancel };
     let replica = ReplicaDir::open(&args.replica_dir)?;
     // A place that cannot be written to is found before the work.
-    let outputs = [&args.svg, &args.html].map(|path| path.as_deref().map(|path| args.create(path)));
-    let [svg, html] = outputs.map(Option::transpose);
-    let (svg, html) = (svg?, html?);
+    let svg = args.svg.as_deref().map(|path| args.create(path, "picture")).transpose()?;
+    let html = args.html.as_deref().map(|path| args.create(path, "page")).transpose()?;
     let mapped = map(&replica, &args.options(), args.volume.unwritten(), &run)?;
     let collected = told.map(|told| {
         let mut collected = Collected::default();
@@ -90,21 +88,15 @@ impl Args {
         SourceOptions { at: self.at.clone(), ..self.volume.options() }
     }
 
-    fn create(&self, path: &Path) -> Result<OutputFile> {
-        let replica = fs::metadata(&self.replica_dir).map(|m| (m.dev(), m.ino())).ok();
-        if file::lies_within(path, |m| Some((m.dev(), m.ino())) == replica) {
-            return Err(Error::refused("the picture would be inside the replica directory")
-                .with_path(path)
-                .with_hint("a source is never written: name a file elsewhere"));
-        }
-        OutputFile::create(path, 0, FileOptions { force: self.force, sync: true, fill: false })
+    fn create(&self, path: &Path, what: &str) -> Result<ReportFile> {
+        let options = FileOptions { force: self.force, sync: true, fill: false };
+        ReportFile::create(path, what, &self.replica_dir, options)
     }
 }
 
-fn finish(file: OutputFile, text: &str, ui: &Ui, run: &Run<'_>) -> Result<()> {
-    file.write_at(text.as_bytes(), 0)?;
-    let path = file.finish(run)?;
-    ui.note(&format!("wrote {}\n", crate::report::finding::printable(&path.display().to_string())));
+fn finish(file: ReportFile, text: &str, ui: &Ui, run: &Run<'_>) -> Result<()> {
+    let path = file.finish_with(text, run)?;
+    ui.note(&format!("wrote {}\n", printable(&path.display().to_string())));
     Ok(())
 }
 

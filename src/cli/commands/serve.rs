@@ -17,7 +17,7 @@ use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
 use crate::model::finding::Finding;
 use crate::report::finding::FindingReport;
-use crate::report::serve as report;
+use crate::report::serve::{self as report, ServeReport};
 use crate::sink::file::lies_within;
 
 /// Arguments of `serve`.
@@ -61,9 +61,11 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
     let record = Record::new(ui);
     let exports = Exports::new(&args.source, args.options(), &record)?;
     let listener = Listener::bind(&address, args.listen_anywhere)?;
-    let report = report::build(&args.source, exports.list(), exports.size_bytes(), args.writable, |name| {
-        listener.uri(name)
-    });
+    let report = ServeReport {
+        size_bytes: exports.size_bytes(),
+        writable: args.writable,
+        ..report::build(&args.source, exports.list(), &record.findings(), |name| listener.uri(name))
+    };
     ui.result(&report, &report::text(&report))?;
     let served = serve(&listener, &exports, &record, &cancel);
     drop(listener);

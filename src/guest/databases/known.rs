@@ -151,7 +151,7 @@ pub const FILES: &[FileRule] = &[
 ];
 
 /// Endings of names that files are looked into for, whatever their length.
-const ENDINGS: &[&str] = &[".db", ".db3", ".sqlite", ".sqlite3", ".rdb", ".mdb", ".duckdb", ".bolt", ".kuma"];
+const ENDINGS: &[&str] = &[".db", ".db3", ".sqlite", ".sqlite3", ".rdb", ".mdb", ".duckdb", ".bolt"];
 
 /// Whether a file may be a store by itself. Databases are made of pages, so most others can be told by their length;
 /// looking into every one takes hours on a slow disk.

@@ -1,7 +1,7 @@
 //! Databases inside an image: what a file or a directory is, by its magic and by its neighbours.
 //!
 //! After an outage the question is seldom "is my file there?" but "is my database there, and which version is needed to
-//! open it?". A table of well-known stores answers it ([`known`]); nothing is opened, and nothing but the first bytes of
+//! open it?". A table of well-known stores (`known.rs`) answers it; nothing is opened, and nothing but the first bytes of
 //! files is read. What belongs to a store that was recognised by its directory is not looked into any further.
 
 mod known;

@@ -9,7 +9,7 @@ use std::path::Path;
 use crc_fast::{CrcAlgorithm, checksum};
 
 use crate::guest::fields::Fields;
-use crate::guest::files::{Files, beginning};
+use crate::guest::files::{FileKind, Files, beginning};
 
 /// The control file, from the cluster's directory.
 pub const CONTROL_FILE: &str = "global/pg_control";
@@ -193,7 +193,8 @@ pub struct Cluster {
     pub version: Option<String>,
     /// The control file; `None` when it is missing or unusable.
     pub control: Option<Control>,
-    /// Whether the file of the log is there from which on recovery needs it; `None` when its name is not known.
+    /// Whether the file of the log is there from which on recovery needs it; `None` when its name is not known, or the log
+    /// is elsewhere.
     pub has_redo_file: Option<bool>,
     /// Whether a `postmaster.pid` is there: the server was not shut down.
     pub has_pid_file: bool,
@@ -204,18 +205,28 @@ impl Cluster {
     pub fn read(files: &dyn Files, dir: &Path) -> Self {
         let control = beginning(files, &dir.join(CONTROL_FILE), CONTROL_BYTES).ok();
         let control = control.and_then(|bytes| Control::parse(&bytes));
-        let exists = |name: &str| files.read(&dir.join(name), 0, &mut [0]).is_ok();
-        let redo_file = control.as_ref().and_then(Control::redo_file);
-        // The log's directory was renamed in version 10.
+        // The log's directory was renamed in version 10. It may be a link to another volume.
+        let (mut log, mut has_pid_file) = (None, false);
+        let listed = files.list(dir, &mut |entry| {
+            match entry.name.to_str() {
+                Some(name @ ("pg_wal" | "pg_xlog")) if entry.kind == FileKind::Directory => {
+                    log = Some(dir.join(name))
+                }
+                Some("postmaster.pid") => has_pid_file = true,
+                _ => {}
+            }
+            Ok(())
+        });
+        let redo_file = control.as_ref().and_then(Control::redo_file).filter(|_| listed.is_ok());
         let has_redo_file =
-            redo_file.map(|name| ["pg_wal", "pg_xlog"].iter().any(|log| exists(&format!("{log}/{name}"))));
+            log.zip(redo_file).map(|(log, name)| files.read(&log.join(name), 0, &mut [0]).is_ok());
         let version = beginning(files, &dir.join("PG_VERSION"), 16).ok();
         let version = version.and_then(|bytes| String::from_utf8(bytes).ok());
         Cluster {
             version: version.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()),
             control,
             has_redo_file,
-            has_pid_file: exists("postmaster.pid"),
+            has_pid_file,
         }
     }
 

@@ -70,6 +70,7 @@ pub fn facts(head: &[u8]) -> Option<Facts> {
             (true, false) => Journal::Clean,
             (false, false) => Journal::None,
         },
+        recorded_errors: recorded_errors(&sb),
         ..Facts::of(kind, name)
     };
     if ro_compat & METADATA_SUMS != 0 && u64::from(sb.u32(SUM)?) != sum(&block[..SUM]) {
@@ -78,7 +79,6 @@ pub fn facts(head: &[u8]) -> Option<Facts> {
     if block_bytes.is_none() {
         facts.damage.push("its superblock has a block size that there is not".to_owned());
     }
-    facts.damage.extend(recorded_errors(&sb));
     if sb.u16(0x3a)? & ORPHANS != 0 || sb.u32(0xe8)? != 0 {
         facts.notes.push("files that were deleted while open wait to be freed".to_owned());
     }

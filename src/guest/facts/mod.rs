@@ -85,6 +85,8 @@ pub struct Facts {
     pub mounts: Option<u32>,
     /// Its journal.
     pub journal: Journal,
+    /// Errors that the kernel met and noted down.
+    pub recorded_errors: Option<String>,
     /// What is wrong, by what it says itself.
     pub damage: Vec<String>,
     /// What else is worth knowing.
@@ -109,6 +111,7 @@ impl Facts {
             checked_at: None,
             mounts: None,
             journal: Journal::None,
+            recorded_errors: None,
             damage: Vec::new(),
             notes: Vec::new(),
         }

@@ -2,11 +2,10 @@
 
 use std::fmt::Write;
 
-use comfy_table::{CellAlignment, Table, presets};
-
 use crate::format::names;
 use crate::report::finding::printable;
 use crate::report::human;
+use crate::report::table::table;
 use crate::report::verify::{ChecksumReport, DigestsReport, ImageReport, SiblingReport, VerifyReport};
 
 /// The lines for people; findings are shown apart.
@@ -32,20 +31,6 @@ pub fn text(report: &VerifyReport) -> String {
 /// A layer's name as people use it.
 fn short(file: &str) -> String {
     printable(names::snapshot_name(file).unwrap_or(file))
-}
-
-fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>, numbers: &[usize]) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
-    rows.for_each(|row| {
-        table.add_row(row);
-    });
-    for &number in numbers {
-        if let Some(column) = table.column_mut(number) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table.trim_fmt() + "\n"
 }
 
 fn checksums_text(checksums: &[ChecksumReport]) -> String {

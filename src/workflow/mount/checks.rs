@@ -70,7 +70,7 @@ pub(super) fn look_inside(
     let inside = inside::look(volume.whole(), options.partition)?;
     match inside.guest {
         Some(Guest { kind: GuestKind::Luks, .. }) if options.key_file.is_none() => {
-            return Err(luks::by_hand(source, mountpoint));
+            return Err(luks::by_hand(source, mountpoint, options));
         }
         Some(Guest { kind: GuestKind::Luks, .. }) => luks::check_available()?,
         guest => {
@@ -112,7 +112,7 @@ fn by_image(name: &str) -> String {
 }
 
 /// Fails when `path` is in the directory `source`: a source is never touched.
-pub(super) fn refuse_inside(path: &Path, source: &Path, what: &str) -> Result<()> {
+pub(in crate::workflow) fn refuse_inside(path: &Path, source: &Path, what: &str) -> Result<()> {
     let id = fs::metadata(source).ok().filter(|meta| meta.is_dir()).map(|meta| (meta.dev(), meta.ino()));
     let inside = id.is_some() && (lies_within(&path.join("x"), |meta| Some((meta.dev(), meta.ino())) == id));
     if inside {

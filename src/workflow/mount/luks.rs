@@ -7,22 +7,62 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::MountOptions;
+use crate::access::volume::VolumeOptions;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::overlay::Unwritten;
 
 /// The nodes of the device mapper's devices.
 const MAPPER_DIR: &str = "/dev/mapper";
 
 /// The steps by hand, for a volume that is encrypted.
-pub fn by_hand(source: &Path, mountpoint: &Path) -> Error {
-    let source = source.display();
-    let point = mountpoint.display();
+pub fn by_hand(source: &Path, mountpoint: &Path, options: &MountOptions) -> Error {
+    let image = quoted(&image_words(source, options)).join(" ");
+    let point = quoted(&[mountpoint.into()]).join(" ");
     Error::refused("the volume is encrypted (LUKS)").with_hint(format!(
         "with its key in a file: --key-file FILE. By hand: \
-         `mkdir -p /run/volume && lhrecover mount --image-only {source} /run/volume`, \
+         `mkdir -p /run/volume && lhrecover mount --image-only {image} /run/volume`, \
          `cryptsetup open --readonly /run/volume/volume.img recovered`, \
          `mount -o ro,noload /dev/mapper/recovered {point}` (XFS: ro,norecovery,nouuid); \
          and back: `umount {point}`, `cryptsetup close recovered`, `lhrecover umount /run/volume`"
     ))
+}
+
+/// What names the volume, and the state of it, on a command line.
+fn image_words(source: &Path, options: &MountOptions) -> Vec<OsString> {
+    let VolumeOptions { source: from, accept_copy_damage, unwritten } = &options.volume;
+    let size = from.size_bytes.map(|bytes| bytes.to_string().into());
+    let partition = options.partition.map(|number| number.to_string().into());
+    let with_value: [(&str, Option<OsString>); 6] = [
+        ("--at", from.at.clone().map(Into::into)),
+        ("--head", from.head.clone().map(Into::into)),
+        ("--size", size),
+        ("--backing-file", from.backing_file.clone().map(Into::into)),
+        ("--partition", partition),
+        ("--unwritten", (*unwritten == Unwritten::Hole).then(|| "hole".into())),
+    ];
+    let flags = [
+        ("--allow-rebuilding", from.allow_rebuilding),
+        ("--allow-live", from.allow_live),
+        ("--accept-copy-damage", *accept_copy_damage),
+    ];
+    let with_value = with_value.into_iter().filter_map(|(name, value)| Some([OsString::from(name), value?]));
+    let flags = flags.into_iter().filter(|(_, given)| *given).map(|(name, _)| OsString::from(name));
+    with_value.flatten().chain(flags).chain([source.into()]).collect()
+}
+
+/// Words as a shell takes them.
+fn quoted(words: &[OsString]) -> Vec<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%=,".contains(c);
+    let quote = |word: &OsString| {
+        let word = word.to_string_lossy();
+        if !word.is_empty() && word.chars().all(plain) {
+            word.into_owned()
+        } else {
+            format!("'{}'", word.replace('\'', r"'\''"))
+        }
+    };
+    words.iter().map(quote).collect()
 }
 
 /// Fails where a device cannot be decrypted, since the kernel or the program for it are missing.
@@ -106,5 +146,15 @@ mod tests {
             "open --type luks --readonly --batch-mode --key-file /key -- /dev/loop3 name"
         );
         assert!(!arguments(true).contains(&"--readonly".into()));
+    }
+
+    #[test]
+    fn the_steps_name_the_state_that_was_asked_for() {
+        let mut options = MountOptions { partition: Some(2), ..MountOptions::default() };
+        options.volume.source.at = Some("before it's lost".to_owned());
+        options.volume.source.allow_live = true;
+        let hint = by_hand(Path::new("/replicas/pv 1"), Path::new("/mnt"), &options);
+        let command = r"--image-only --at 'before it'\''s lost' --partition 2 --allow-live '/replicas/pv 1' /run/volume";
+        assert!(hint.hint().unwrap().contains(command), "{:?}", hint.hint());
     }
 }

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+pub(in crate::workflow) use checks::refuse_inside;
 pub use file_system::Journal;
 use server::Released;
 use site::{Site, Up};

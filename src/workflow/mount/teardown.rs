@@ -262,7 +262,7 @@ fn end_server(server: Option<Identity>, steps: &mut Vec<String>) {
 }
 
 /// Tries again what fails since something is in use, for a moment.
-fn retried(action: impl Fn() -> io::Result<()>) -> io::Result<()> {
+pub(in crate::workflow) fn retried(action: impl Fn() -> io::Result<()>) -> io::Result<()> {
     let mut tries = 0;
     loop {
         match action() {

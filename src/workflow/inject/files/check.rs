@@ -5,11 +5,36 @@ use crate::event::{Event, Run};
 use crate::workflow::inject::files::target::TargetDevice;
 use crate::workflow::tool::{Tool, Tools};
 
-/// By the kernel's names: who checks, how, and what exit code means damage (e2fsck(8), xfs_repair(8), btrfs-check(8)).
-const CHECKERS: [(&str, Tool, &[&str], fn(i32) -> bool); 3] = [
-    ("ext4", Tool { program: "e2fsck", package: "e2fsprogs" }, &["-f", "-n"], |code| code & !0b111 == 0),
-    ("xfs", Tool { program: "xfs_repair", package: "xfsprogs" }, &["-n"], |code| code == 1),
-    ("btrfs", Tool { program: "btrfs", package: "btrfs-progs" }, &["check", "--readonly"], |code| code == 1),
+/// Who checks a file system, and how.
+struct Checker {
+    /// The kernel's name of the file system.
+    file_system: &'static str,
+    tool: Tool,
+    args: &'static [&'static str],
+    /// Whether an exit code means damage, rather than that all is well or that it could not be told.
+    is_damage: fn(i32) -> bool,
+}
+
+/// What exit codes mean: e2fsck(8), xfs_repair(8), btrfs-check(8).
+const CHECKERS: [Checker; 3] = [
+    Checker {
+        file_system: "ext4",
+        tool: Tool { program: "e2fsck", package: "e2fsprogs" },
+        args: &["-f", "-n"],
+        is_damage: |code| code & !0b111 == 0,
+    },
+    Checker {
+        file_system: "xfs",
+        tool: Tool { program: "xfs_repair", package: "xfsprogs" },
+        args: &["-n"],
+        is_damage: |code| code == 1,
+    },
+    Checker {
+        file_system: "btrfs",
+        tool: Tool { program: "btrfs", package: "btrfs-progs" },
+        args: &["check", "--readonly"],
+        is_damage: |code| code == 1,
+    },
 ];
 
 /// What the checker came to.
@@ -32,10 +57,10 @@ pub struct Checked {
 pub fn check(device: &TargetDevice, file_system: &str, tools: &Tools, run: &Run<'_>) -> Result<Checked> {
     let unchecked =
         |why: String| Ok(Checked { command: None, is_sound: None, lines: Vec::new(), why: Some(why) });
-    let Some((_, tool, args, is_damage)) = CHECKERS.into_iter().find(|(name, ..)| *name == file_system)
-    else {
+    let Some(checker) = CHECKERS.into_iter().find(|checker| checker.file_system == file_system) else {
         return unchecked(format!("there is no checker for {file_system}"));
     };
+    let Checker { tool, args, is_damage, .. } = checker;
     if tools.find(tool.program).is_none() {
         return unchecked(format!("{} is not installed: apt-get install {}", tool.program, tool.package));
     }

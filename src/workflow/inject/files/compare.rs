@@ -53,13 +53,8 @@ pub fn compare(
     let note =
         |change: &dyn Fn(&mut Comparison)| change(&mut found.lock().unwrap_or_else(PoisonError::into_inner));
     let mut walk = Walk::new(source);
-    let next = || {
-        Ok(walk.find_map(|item| match item {
-            Ok(item) => Some(item),
-            // A directory that could not be read: its files were not copied, and are named already.
-            Err(_) => None,
-        }))
-    };
+    // Of a directory that could not be read, the files were not copied, and are named already.
+    let next = || Ok(walk.find_map(|item| item.ok()));
     let is_known = |path: &Path| {
         let text = path.display().to_string();
         failed.iter().any(|failed| path.starts_with(&failed.path) || failed.path == text)

@@ -1,0 +1,112 @@
+//! What tools work on: the volume as a file or as a mounted file system, with a throw-away copy on top that takes what
+//! they write.
+//!
+//! It is `mount` that puts it up, at a place of its own. Whichever way this process ends, the one that serves takes all of
+//! it down.
+
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::access::volume::VolumeOptions;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Run;
+use crate::sys::mount::unmount_at;
+use crate::workflow::mount::teardown::{self, TakenDown};
+use crate::workflow::mount::{Journal, MountOptions, Mounted, mount};
+
+/// Where the volume comes from, and where what is written goes.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    /// The replica directory or image.
+    pub source: PathBuf,
+    /// Which state of it.
+    pub volume: VolumeOptions,
+    /// Where the throw-away copy goes.
+    pub overlay: PathBuf,
+    /// How large it may get, in bytes.
+    pub overlay_max_bytes: u64,
+}
+
+/// Something put up. It comes down when it is dropped, too; what goes wrong then is for `umount --stale`.
+pub struct Stage {
+    mounted: Option<Mounted>,
+    place: TempDir,
+}
+
+impl Stage {
+    /// The image of the volume, or of that partition, as a file that can be written to.
+    ///
+    /// # Errors
+    /// As [`mount`].
+    pub fn image(ground: &Ground, partition: Option<u32>, run: &Run<'_>) -> Result<Self> {
+        Self::put_up(ground, partition, true, run)
+    }
+
+    /// The file system, its journal replayed, mounted for reading. Needs root.
+    ///
+    /// # Errors
+    /// As [`mount`].
+    pub fn file_system(ground: &Ground, partition: Option<u32>, run: &Run<'_>) -> Result<Self> {
+        Self::put_up(ground, partition, false, run)
+    }
+
+    fn put_up(ground: &Ground, partition: Option<u32>, image_only: bool, run: &Run<'_>) -> Result<Self> {
+        let place =
+            tempfile::Builder::new().prefix("lhrecover-").tempdir_in(&ground.overlay).map_err(|e| {
+                Error::output("cannot make a directory to mount at").with_path(&ground.overlay).caused_by(e)
+            })?;
+        let options = MountOptions {
+            volume: ground.volume.clone(),
+            partition,
+            image_only,
+            journal: Journal::Replay,
+            overlay: Some(ground.overlay.clone()),
+            overlay_max_bytes: Some(ground.overlay_max_bytes),
+            key_file: None,
+            hold: true,
+        };
+        let mounted = mount(&ground.source, place.path(), &options, run)?;
+        Ok(Stage { mounted: Some(mounted), place })
+    }
+
+    /// Where it is mounted.
+    pub fn place(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// The image file.
+    pub fn image_file(&self) -> PathBuf {
+        self.mounted.as_ref().map(Mounted::image).unwrap_or_default()
+    }
+
+    /// Unmounts the file system, and leaves the image.
+    ///
+    /// # Errors
+    /// `External` when it cannot be unmounted.
+    pub fn unmount_file_system(&self) -> Result<()> {
+        teardown::retried(|| unmount_at(self.place())).map_err(|e| {
+            Error::new(ErrorKind::External, "cannot unmount the file system that was checked")
+                .with_path(self.place())
+                .caused_by(e)
+        })
+    }
+
+    /// Takes it down. What the server could not read meanwhile is in what it returns.
+    ///
+    /// # Errors
+    /// As [`teardown::of`].
+    pub fn take_down(mut self) -> Result<TakenDown> {
+        let taken_down = self.mounted.as_ref().map(|mounted| teardown::of(&mounted.entry));
+        self.mounted = None;
+        taken_down.unwrap_or_else(|| Err(Error::usage("nothing is mounted")))
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Some(mounted) = &self.mounted {
+            let _ = teardown::of(&mounted.entry);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! `extract` against the kernel: for file systems of every kind of the ext family, what comes out is what a mount shows.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers of tests fail the test.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use common::cli::{Lhrecover, lhrecover};
+use common::ext::{PLAIN, Recipe, make};
+use common::fingerprint::Fingerprint;
+use common::loopdev::{LoopDevice, Mounted, available, skipped};
+use common::same_tree::assert_same_tree;
+use common::text;
+use nix::sys::signal::Signal;
+
+/// Makes the file system, and compares what `extract` makes of it with what the kernel shows: after it was unmounted, and as
+/// it was in the middle, with a journal to be replayed.
+fn compare(recipe: &Recipe) {
+    let test = format!("extract of {}", recipe.name);
+    if !available(&test) {
+        return;
+    }
+    let tmp = common::scratch();
+    let Some((clean, dirty)) = recipe.images(tmp.path()) else {
+        return skipped(&test, "mke2fs or the kernel does not know it");
+    };
+    for (state, image) in [("clean", clean), ("dirty", dirty)] {
+        let what = format!("{}, {state}", recipe.name);
+        let dir = tmp.path().join(state);
+        fs::create_dir(&dir).unwrap();
+        let before = state_of(&image.path);
+        // A target that keeps all of it.
+        let target = recipe.large_xattrs.then(|| {
+            let image = make(&dir.join("target.img"), recipe.mke2fs, 256 << 20).unwrap();
+            fs::create_dir(dir.join("target")).unwrap();
+            let device = LoopDevice::over(&image.path);
+            (Mounted::at(&device.path, &dir.join("target")), device)
+        });
+        let out = if target.is_some() { dir.join("target/out") } else { dir.join("out") };
+        let ran = lhrecover(&["extract", text(&image.path), "--to", text(&out), "--json", "--no-sync"]);
+        assert_eq!(ran.status.code(), Some(0), "{what}: {}{}", ran.text(), ran.stderr);
+        assert_eq!(state_of(&image.path), before, "{what}: the image was changed");
+        let _mounted = image.mounted(&dir.join("copy.img"), &dir.join("mnt"));
+        assert_same_tree(&dir.join("mnt"), &out, &what);
+        // A second time there is nothing left to do.
+        let again = ["extract", text(&image.path), "--to", text(&out), "--json", "--no-sync"];
+        let again = lhrecover(&again).exits(0).json();
+        assert_eq!(
+            (&again["files"], &again["symlinks"], &again["specials"]),
+            (&0.into(), &0.into(), &0.into())
+        );
+        assert_same_tree(&dir.join("mnt"), &out, &format!("{what}, again"));
+    }
+}
+
+/// An image's bytes, and what else must stay. Its extents are not looked at: in ranges that the loop device has only
+/// preallocated, reading makes SEEK_DATA find data.
+fn state_of(image: &Path) -> (String, [i64; 6]) {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(fs::File::open(image).unwrap()).unwrap();
+    let meta = fs::metadata(image).unwrap();
+    let times =
+        [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec(), meta.atime(), meta.atime_nsec()];
+    (hasher.finalize().to_hex().to_string(), times)
+}
+
+/// A test for each recipe.
+macro_rules! recipes {
+    ($($name:ident: $recipe:expr;)*) => {
+        $(#[test] fn $name() { compare(&$recipe); })*
+    };
+}
+
+recipes! {
+    ext2_of_revision_0: Recipe { name: "ext2 of revision 0", mke2fs: &["-t", "ext2", "-r", "0"], extra_times: false, ..PLAIN };
+    ext2: Recipe { name: "ext2", mke2fs: &["-t", "ext2", "-b", "1024", "-I", "128"], extra_times: false, ..PLAIN };
+    ext3_1k: Recipe { name: "ext3, 1K", mke2fs: &["-t", "ext3", "-b", "1024"], ..PLAIN };
+    ext3_data_in_journal: Recipe { name: "ext3, data=journal", mke2fs: &["-t", "ext3"], mount: "data=journal", ..PLAIN };
+    ext4_1k: Recipe { name: "ext4, 1K", mke2fs: &["-t", "ext4", "-b", "1024"], ..PLAIN };
+    ext4_2k: Recipe { name: "ext4, 2K", mke2fs: &["-t", "ext4", "-b", "2048"], ..PLAIN };
+    ext4_4k: Recipe { name: "ext4, 4K", mke2fs: &["-t", "ext4", "-b", "4096", "-O", "64bit,metadata_csum"], ..PLAIN };
+    ext4_data_in_journal: Recipe { name: "ext4, data=journal", mount: "data=journal", ..PLAIN };
+    ext4_32bit: Recipe { name: "ext4 without 64bit", mke2fs: &["-t", "ext4", "-O", "^64bit"], ..PLAIN };
+    ext4_without_checksums: Recipe { name: "ext4 without checksums", mke2fs: &["-t", "ext4", "-O", "^metadata_csum,^uninit_bg"], ..PLAIN };
+    ext4_group_checksums: Recipe { name: "ext4 with uninit_bg", mke2fs: &["-t", "ext4", "-O", "^metadata_csum,uninit_bg"], ..PLAIN };
+    ext4_journal_checksum: Recipe {
+        name: "ext4, journal_checksum", mke2fs: &["-t", "ext4", "-O", "^metadata_csum,^64bit"], mount: "journal_checksum", ..PLAIN
+    };
+    ext4_async_commit: Recipe {
+        name: "ext4, journal_async_commit", mke2fs: &["-t", "ext4", "-O", "^metadata_csum"],
+        mount: "journal_async_commit,data=writeback", ..PLAIN
+    };
+    ext4_async_commit_v3: Recipe {
+        name: "ext4, journal_async_commit, metadata_csum", mke2fs: &["-t", "ext4", "-O", "metadata_csum"],
+        mount: "journal_async_commit,data=writeback", ..PLAIN
+    };
+    ext4_without_extents: Recipe { name: "ext4 without extents", mke2fs: &["-t", "ext4", "-b", "1024", "-O", "^extents,^64bit"], ..PLAIN };
+    ext4_inline_data: Recipe { name: "ext4 with inline_data", mke2fs: &["-t", "ext4", "-O", "inline_data"], ..PLAIN };
+    ext4_inline_data_in_large_inodes: Recipe {
+        name: "ext4 with inline_data, 1K inodes", mke2fs: &["-t", "ext4", "-O", "inline_data", "-I", "1024"], ..PLAIN
+    };
+    ext4_bigalloc: Recipe { name: "ext4 with bigalloc", mke2fs: &["-t", "ext4", "-O", "bigalloc", "-C", "65536", "-N", "4000"], ..PLAIN };
+    ext4_large_xattrs: Recipe { name: "ext4 with ea_inode", mke2fs: &["-t", "ext4", "-O", "ea_inode"], large_xattrs: true, ..PLAIN };
+    ext4_without_journal: Recipe { name: "ext4 without journal", mke2fs: &["-t", "ext4", "-O", "^has_journal"], ..PLAIN };
+    ext4_small_inodes: Recipe {
+        name: "ext4, 128-byte inodes", mke2fs: &["-t", "ext4", "-I", "128", "-O", "metadata_csum"], extra_times: false, ..PLAIN
+    };
+    ext4_meta_bg: Recipe {
+        name: "ext4 with meta_bg", mke2fs: &["-t", "ext4", "-b", "1024", "-g", "512", "-O", "meta_bg,^resize_inode"], ..PLAIN
+    };
+    ext4_sparse_super2: Recipe { name: "ext4 with sparse_super2", mke2fs: &["-t", "ext4", "-b", "1024", "-O", "sparse_super2,meta_bg,^resize_inode"], ..PLAIN };
+    ext4_without_dir_index: Recipe { name: "ext4 without dir_index", mke2fs: &["-t", "ext4", "-O", "^dir_index,^filetype,^metadata_csum"], ..PLAIN };
+    ext4_everything: Recipe {
+        name: "ext4 with many features",
+        mke2fs: &["-t", "ext4", "-O", "large_dir,mmp,orphan_file,metadata_csum_seed,encrypt,verity,stable_inodes"], ..PLAIN
+    };
+    ext4_small_journal: Recipe { name: "ext4, a journal that wraps", mke2fs: &["-t", "ext4", "-b", "1024", "-J", "size=1"], ..PLAIN };
+}
+
+/// A replica of a volume, and a directory to extract to.
+fn fixture_and_target() -> (common::Fixture, PathBuf, PathBuf) {
+    let fixture = common::fixture("16-ext4-sqlite");
+    let (replica, _) = fixture.replica();
+    let out = fixture.dir.path().join("out");
+    (fixture, replica, out)
+}
+
+#[test]
+fn what_is_there_is_left_alone_unless_told_otherwise() {
+    let (_fixture, replica, out) = fixture_and_target();
+    let elsewhere = out.with_file_name("elsewhere");
+    fs::create_dir_all(out.join("docs")).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(out.join("docs/shared.txt"), "mine").unwrap();
+    symlink(elsewhere.join("secret"), out.join("docs/note-1.txt")).unwrap();
+    symlink(&elsewhere, out.join("db")).unwrap();
+    fs::create_dir(out.join("README.txt")).unwrap();
+    let args = ["extract", text(&replica), "-C", text(&out), "--no-owner"];
+    lhrecover(&args).exits(1).says(&["[not-extracted]", "--force"]);
+    assert_eq!(fs::read(out.join("docs/shared.txt")).unwrap(), b"mine");
+    assert!(out.join("docs/note-1.txt").is_symlink());
+    assert!(out.join("docs/note-2.txt").is_file());
+    let forced = lhrecover(&[&args[..], &["--force", "--json"]].concat()).exits(1).json();
+    assert_eq!(forced["findings"][0]["files"], serde_json::json!(["/README.txt", "/db"]));
+    assert_eq!(fs::metadata(out.join("docs/shared.txt")).unwrap().len(), 9000);
+    assert!(fs::symlink_metadata(out.join("docs/note-1.txt")).unwrap().is_file());
+    assert!(out.join("README.txt").is_dir() && out.join("db").is_symlink());
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0, "something was written through a link");
+}
+
+#[test]
+fn the_source_is_no_target() {
+    let (_fixture, replica, _) = fixture_and_target();
+    let before = Fingerprint::of(&replica);
+    for target in [replica.clone(), replica.join("new/deep")] {
+        lhrecover(&["extract", text(&replica), "-C", text(&target)])
+            .exits(5)
+            .says(&["inside the replica directory", "never written"]);
+    }
+    before.assert_unchanged(&replica, "a refused extract");
+}
+
+#[test]
+fn a_target_is_filled_by_one_at_a_time() {
+    let (_fixture, replica, out) = fixture_and_target();
+    fs::create_dir(&out).unwrap();
+    let held = lhrecover::sys::tree::LockedTree::lock(&out).unwrap();
+    lhrecover(&["extract", text(&replica), "-C", text(&out)]).exits(5).says(&["another process"]);
+    drop(held);
+    lhrecover(&["extract", text(&replica), "docs/", "-C", text(&out), "--no-owner"]).exits(0);
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+}
+
+#[test]
+fn too_little_room_is_found_beforehand() {
+    if !available("too_little_room_is_found_beforehand") {
+        return;
+    }
+    let (_fixture, replica, out) = fixture_and_target();
+    fs::create_dir(&out).unwrap();
+    let _mounted = Mounted::tmpfs("size=16k", &out);
+    lhrecover(&["extract", text(&replica), "-C", text(&out)]).exits(4).says(&["not enough room"]);
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
+}
+
+/// An image with some files that take a while, and what is in it.
+fn large_image(dir: &Path) -> Option<PathBuf> {
+    let content = dir.join("content");
+    fs::create_dir(&content).unwrap();
+    for i in 0..40 {
+        fs::write(content.join(format!("file-{i}")), common::ext::pattern(2 << 20, i)).unwrap();
+    }
+    let options = ["-t", "ext4", "-d", text(&content)];
+    Some(make(&dir.join("large.img"), &options, 160 << 20)?.path)
+}
+
+#[test]
+fn a_killed_extraction_goes_on_where_it_was() {
+    let tmp = common::scratch();
+    let Some(image) = large_image(tmp.path()) else {
+        return skipped("a_killed_extraction_goes_on_where_it_was", "no mke2fs -d");
+    };
+    let out = tmp.path().join("out");
+    let args = ["extract", text(&image), "-C", text(&out), "--no-owner", "--threads", "2"];
+    let partial = |name: &std::ffi::OsStr| name.to_string_lossy().ends_with(".partial");
+    let names = || -> Vec<_> {
+        fs::read_dir(&out)
+            .map(|dir| dir.map(|entry| entry.unwrap().file_name()).collect())
+            .unwrap_or_default()
+    };
+    let mut killed = Lhrecover::new(&args).spawn();
+    killed.wait_until("a file grows", || names().iter().any(|name| partial(name)));
+    killed.signal(Signal::SIGKILL);
+    killed.finish();
+    assert!(names().iter().any(|name| partial(name)), "nothing was left");
+
+    // A signal takes down what is not finished.
+    let mut interrupted = Lhrecover::new(&args).spawn();
+    interrupted.wait_until("it goes on", || names().iter().filter(|name| partial(name)).count() > 2);
+    interrupted.signal(Signal::SIGINT);
+    let ended = interrupted.finish().status.code();
+    assert!(ended == Some(130) || ended == Some(0), "{ended:?}");
+
+    let again = lhrecover(&[&args[..], &["--json"]].concat()).exits(0).json();
+    assert_eq!(again["files"].as_u64().unwrap() + again["skipped"].as_u64().unwrap(), 40);
+    for i in 0..40 {
+        let content = fs::read(out.join(format!("file-{i}"))).unwrap();
+        assert!(content == common::ext::pattern(2 << 20, i), "file-{i}");
+    }
+    assert!(!names().iter().any(|name| partial(name)), "{:?}", names());
+}
+
+#[test]
+fn what_an_ordinary_user_cannot_keep_is_told() {
+    let test = "what_an_ordinary_user_cannot_keep_is_told";
+    if !available(test) {
+        return;
+    }
+    let tmp = common::scratch();
+    fs::set_permissions(tmp.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let Some((image, _)) = PLAIN.images(tmp.path()) else { return skipped(test, "no ext4") };
+    let out = tmp.path().join("out");
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let args = ["extract", text(&image.path), "attributes", "specials", "-C", text(&out), "--json"];
+    let told = Lhrecover::under(&nobody, &args).run();
+    if told.status.code() == Some(127) {
+        return skipped(test, "no setpriv");
+    }
+    let told = told.exits(1).json();
+    let said: Vec<_> =
+        told["findings"].as_array().unwrap().iter().map(|f| f["what"].as_str().unwrap()).collect();
+    for part in ["the owner of", "set-user-ID", "trusted.t", "security.capability", "devices"] {
+        assert!(said.iter().any(|what| what.contains(part)), "{part}: {said:?}");
+    }
+    assert!(fs::metadata(out.join("specials/fifo")).unwrap().file_type().is_fifo());
+    let mode =
+        |name: &str| fs::metadata(out.join("attributes").join(name)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode("mode-4755"), mode("mode-1777"), mode("mode-400")), (0o755, 0o1777, 0o400));
+}
