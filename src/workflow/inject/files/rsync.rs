@@ -88,7 +88,9 @@ pub fn copy(copy: Copy<'_>, tools: &Tools, run: &Run<'_>) -> Result<Copied> {
 
 fn pass(copy: Copy<'_>, more: &[&str], tools: &Tools, run: &Run<'_>) -> Result<Copied> {
     let mut call = RSYNC.call(["-aHAXS", "--numeric-ids", "--no-human-readable", "--stats", "--outbuf=N"]);
-    call.args.extend(["--info=progress2", "--exclude=/lost+found"].map(OsString::from));
+    // Times are told apart by their nanoseconds, too: what was written in the same second would keep a wrong one.
+    let more_options = ["--info=progress2", "--modify-window=-1", "--exclude=/lost+found"];
+    call.args.extend(more_options.map(OsString::from));
     // Neither copied nor deleted.
     call.args.push(format!("--exclude=/{TEMPORARY}").into());
     if copy.compare {
