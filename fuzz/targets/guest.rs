@@ -162,8 +162,9 @@ fuzz_target!(|input: Input<'_>| {
         }
     }
     let size = u64::from(input.size_bytes);
-    let _ = facts::read(&Pieces(input.pieces, size));
-    let _ = geometry::read(&Pieces(input.pieces, size));
+    let disk = Pieces(input.pieces, size);
+    let _ = facts::read(&disk);
+    let _ = geometry::read(&disk);
 
     let run = Run { observer: &Silent, cancel: &Cancel::default() };
     let directories = input.tree.len() as u64;
