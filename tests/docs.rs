@@ -260,6 +260,23 @@ fn inject_prints_what_json_md_says() {
 }
 
 #[test]
+fn inject_of_files_prints_what_json_md_says() {
+    let Some(mounts) = Mounts::new("inject_of_files_prints_what_json_md_says") else { return };
+    if std::process::Command::new("rsync").arg("--version").output().is_err() {
+        loopdev::skipped("inject_of_files_prints_what_json_md_says", "no rsync (package rsync)");
+        return;
+    }
+    let fixture = fixture("16-ext4-sqlite");
+    let (replica, case) = fixture.replica();
+    let disk = loopdev::sparse_file(&fixture.dir.path().join("disk"), case["size"].as_u64().unwrap());
+    let device = loopdev::LoopDevice::over(&disk);
+    let args = ["inject", text(&replica), text(&device.path), "--mode", "files", "--any-device", "--json"];
+    let run = |more: &[&str]| mounts.program(&[&args[..], more].concat()).run().exits(0).json();
+    let reports = [run(&["--dry-run"]), run(&["--verify"]), run(&["--overwrite", "--delete"])];
+    compare("inject files", &reports);
+}
+
+#[test]
 fn mount_and_umount_print_what_json_md_says() {
     let Some(mounts) = Mounts::new("mount_and_umount_print_what_json_md_says") else { return };
     let fixture = fixture("16-ext4-sqlite");

@@ -271,7 +271,9 @@ fn an_unreadable_source_ends_it() {
         return;
     }
     let injection = format!("{}:error=EIO:when=3+", strace::READS);
-    let ran = strace::tampered(&layer, &[injection], &rig.args(&rig.target)).run().exits(3);
+    // strace counts for each thread.
+    let args = [&rig.args(&rig.target)[..], &["--threads", "1"]].concat();
+    let ran = strace::tampered(&layer, &[injection], &args).run().exits(3);
     let error = ran.json();
     assert!(error["error"]["layer"].as_str().unwrap().contains("s000"), "{error}");
 }

@@ -17,6 +17,7 @@ use lhrecover::guest::databases::sqlite::Header;
 use lhrecover::guest::databases::{StoreFacts, find};
 use lhrecover::guest::facts;
 use lhrecover::guest::files::{Entry, FileKind, Files};
+use lhrecover::guest::geometry;
 use lhrecover::model::units::ByteRange;
 use lhrecover::view::disk::{Content, Disk, Stretch, check_range};
 use libfuzzer_sys::fuzz_target;
@@ -161,7 +162,9 @@ fuzz_target!(|input: Input<'_>| {
         }
     }
     let size = u64::from(input.size_bytes);
-    let _ = facts::read(&Pieces(input.pieces, size));
+    let disk = Pieces(input.pieces, size);
+    let _ = facts::read(&disk);
+    let _ = geometry::read(&disk);
 
     let run = Run { observer: &Silent, cancel: &Cancel::default() };
     let directories = input.tree.len() as u64;

@@ -16,8 +16,8 @@ use crate::report::finding::FindingReport;
 use crate::workflow::check::databases::StoreCheck;
 use crate::workflow::check::file_system::{Look, State};
 use crate::workflow::check::sqlite::{Integrity, SqliteCheck};
-use crate::workflow::check::tool::ToolRun;
 use crate::workflow::check::{Checked, PartCheck, Replay, Verdict};
+use crate::workflow::tool::ToolRun;
 
 pub use text::text;
 

@@ -20,6 +20,8 @@ const MAX_LINES: usize = 60;
 const MAX_LINE_BYTES: usize = 300;
 /// How often a signal and the clock are looked at.
 const POLL: Duration = Duration::from_millis(100);
+/// Names the only directories that tools are looked for in; for tests.
+const PATH_VARIABLE: &str = "LHRECOVER_TOOL_PATH";
 /// Where Debian keeps the tools for file systems: the PATH of one who is not root lacks it.
 const SYSTEM_DIRS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
@@ -108,6 +110,14 @@ impl Call {
 }
 
 impl Tools {
+    /// Those of this machine.
+    pub fn here() -> Self {
+        match std::env::var_os(PATH_VARIABLE) {
+            Some(dirs) => Tools { dirs: std::env::split_paths(&dirs).collect(), timeout: None },
+            None => Self::in_path(std::env::var_os("PATH").as_deref()),
+        }
+    }
+
     /// In the directories of `path`, as PATH has them, and where the system keeps such tools.
     pub fn in_path(path: Option<&OsStr>) -> Self {
         let mut dirs: Vec<_> = path.map(|path| std::env::split_paths(path).collect()).unwrap_or_default();
@@ -150,7 +160,7 @@ impl Tools {
         Ok(Some(ToolRun { command: format!("{} {} IMAGE", tool.program, args.join(" ")), ..ran }))
     }
 
-    /// Runs a tool; what it says goes to `heard` as it says it. The thread that calls this must live until it is over.
+    /// Runs a tool; what it says goes to `heard` as it says it.
     ///
     /// # Errors
     /// As [`must_have`](Self::must_have); `External` when it cannot be started; when stopped.

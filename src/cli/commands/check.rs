@@ -13,11 +13,9 @@ use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::report::check as report;
 use crate::workflow::check::databases::DatabaseOptions;
-use crate::workflow::check::tool::Tools;
 use crate::workflow::check::{CheckOptions, check};
+use crate::workflow::tool::Tools;
 
-/// For tests: the directories that tools are looked for in, instead of PATH and those of the system.
-const TOOL_PATH_VARIABLE: &str = "LHRECOVER_TOOL_PATH";
 /// Where throw-away copies go unless told otherwise: on a disk, while `/tmp` may be in memory.
 const DEFAULT_OVERLAY_DIR: &str = "/var/tmp";
 
@@ -75,10 +73,7 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
 impl Args {
     fn options(&self) -> Result<CheckOptions> {
         let overlay = self.overlay_dir()?;
-        let mut tools = match env::var_os(TOOL_PATH_VARIABLE) {
-            Some(dirs) => Tools { dirs: env::split_paths(&dirs).collect(), timeout: None },
-            None => Tools::in_path(env::var_os("PATH").as_deref()),
-        };
+        let mut tools = Tools::here();
         tools.timeout = self.tool_timeout.map(Duration::from_secs);
         Ok(CheckOptions {
             volume: self.look.options(),

@@ -1,6 +1,5 @@
 //! `lhrecover inject`: the data back into a live block device.
 
-use std::env;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -19,9 +18,6 @@ use crate::workflow::inject::blocks::{self, BlocksOptions, ZeroPolicy};
 use crate::workflow::inject::files::{self, Existing, FilesOptions};
 use crate::workflow::mount::Journal;
 use crate::workflow::tool::Tools;
-
-/// Names the only directories that tools are looked for in; for tests.
-const TOOL_PATH_VARIABLE: &str = "LHRECOVER_TOOL_PATH";
 
 /// Arguments of `inject`.
 #[derive(Debug, clap::Args)]
@@ -221,7 +217,7 @@ impl Args {
             verify: self.verify.unwrap_or(true),
             grow: self.grow,
             dry_run: self.dry_run,
-            tools: tools(),
+            tools: Tools::here(),
             workers: self.threads.map(usize::from),
         }
     }
@@ -242,14 +238,7 @@ impl Args {
             grow: self.grow,
             dry_run: self.dry_run,
             workers: self.threads.map(usize::from),
-            tools: tools(),
+            tools: Tools::here(),
         }
-    }
-}
-
-fn tools() -> Tools {
-    match env::var_os(TOOL_PATH_VARIABLE) {
-        Some(dirs) => Tools { dirs: env::split_paths(&dirs).collect(), timeout: None },
-        None => Tools::in_path(env::var_os("PATH").as_deref()),
     }
 }

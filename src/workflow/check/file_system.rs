@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::error::Result;
 use crate::event::{Event, Run};
 use crate::guest::facts::Kind;
-use crate::workflow::check::tool::{Tool, ToolRun, Tools};
+use crate::workflow::tool::{Tool, ToolRun, Tools};
 
 /// What a checker came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,6 @@ pub mod file_system;
 mod judge;
 pub mod sqlite;
 mod stage;
-pub mod tool;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,12 +29,12 @@ use crate::model::finding::{Code, Finding};
 use crate::model::units::ByteRange;
 use crate::view::disk::{Disk, Part};
 use crate::workflow::mount::refuse_inside;
+use crate::workflow::tool::{ToolRun, Tools};
 
 use databases::{DatabaseOptions, StoreCheck};
 use file_system::{Look, State};
 pub use judge::Verdict;
 use stage::{Ground, Stage};
-use tool::{ToolRun, Tools};
 
 /// The most partitions that are checked. A table may name thousands, and they all may be made up.
 const MAX_PARTITIONS: usize = 128;

@@ -61,10 +61,11 @@ impl FileSystem {
         options.collect::<Vec<_>>().join(",")
     }
 
-    /// What it is mounted with to write files to it. An error is to stop the writing, and not the machine.
+    /// What it is mounted with to write files to it. An error is to stop the writing, and not the machine; and ext4 is
+    /// not to zero inode tables meanwhile, which it may do by discarding.
     pub fn options_for_writing(&self) -> &'static str {
         match self.name {
-            "ext4" => "errors=remount-ro",
+            "ext4" => "errors=remount-ro,noinit_itable",
             _ => self.always,
         }
     }

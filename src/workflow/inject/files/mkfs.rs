@@ -20,26 +20,35 @@ const WRITE_ZEROS: &[(&str, &str)] = &[("UNIX_IO_NOZEROOUT", "1")];
 /// Below this mkfs.xfs makes none but for tests, since 5.19 (`validate_supported` in `mkfs/xfs_mkfs.c`).
 const XFS_MIN_BYTES: u64 = 300 << 20;
 
-/// The call that makes a file system as `geometry` says on `device`; `keep_uuid`: with its UUID.
+/// How a file system is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Making {
+    /// With the source's UUID.
+    pub keep_uuid: bool,
+    /// The device carries something, which shows wherever nothing is written.
+    pub is_used: bool,
+}
+
+/// The call that makes a file system as `geometry` says on `device`.
 ///
 /// # Errors
 /// `Usage` when the tool is not installed, or too old to make such a one.
 pub fn call(
     geometry: &Geometry,
     device: &Path,
-    keep_uuid: bool,
+    making: Making,
     tools: &Tools,
     run: &Run<'_>,
 ) -> Result<Call> {
     let mut call = match geometry {
         Geometry::Ext(ext) => {
             tools.must_have(MKE2FS)?;
-            Call { env: WRITE_ZEROS, ..MKE2FS.call(ext_args(ext, keep_uuid)) }
+            Call { env: WRITE_ZEROS, ..MKE2FS.call(ext_args(ext, making)) }
         }
         Geometry::Xfs(xfs) => {
             // Without a device it says what it can do, and that one is missing.
             let usage = tools.call(&MKFS_XFS.call(["-h"]), run, |_| {})?;
-            MKFS_XFS.call(xfs_args(xfs, keep_uuid, &usage.words())?)
+            MKFS_XFS.call(xfs_args(xfs, making.keep_uuid, &usage.words())?)
         }
     };
     call.args.push(device.into());
@@ -62,7 +71,7 @@ pub fn make(call: &Call, device: &Path, tools: &Tools, run: &Run<'_>) -> Result<
         .with_hint(format!("it was: {}; make one by hand, and inject again: it is kept", call.text())))
 }
 
-fn ext_args(ext: &Ext, keep_uuid: bool) -> Vec<OsString> {
+fn ext_args(ext: &Ext, making: Making) -> Vec<OsString> {
     let mut args: Vec<OsString> = vec!["-q".into(), "-F".into()];
     let mut add = |name: &str, value: OsString| args.extend([name.into(), value]);
     add("-b", ext.block_bytes.to_string().into());
@@ -71,14 +80,16 @@ fn ext_args(ext: &Ext, keep_uuid: bool) -> Vec<OsString> {
     add("-m", percent(ext.reserved_blocks, ext.blocks).into());
     // `none` clears what this machine's mke2fs.conf has for defaults.
     add("-O", format!("none,{}", ext.features.join(",")).trim_end_matches(',').into());
-    add("-E", "nodiscard".into());
+    // The kernel would zero inode tables later, and may do so by discarding.
+    let now = if making.is_used { ",lazy_itable_init=0,lazy_journal_init=0" } else { "" };
+    add("-E", format!("nodiscard{now}").into());
     if let Some(bytes) = ext.cluster_bytes {
         add("-C", bytes.to_string().into());
     }
     if !ext.label.is_empty() {
         add("-L", OsString::from_vec(ext.label.clone()));
     }
-    if let Some(uuid) = ext.uuid.as_ref().filter(|_| keep_uuid) {
+    if let Some(uuid) = ext.uuid.as_ref().filter(|_| making.keep_uuid) {
         add("-U", uuid.into());
     }
     args

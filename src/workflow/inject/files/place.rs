@@ -30,6 +30,8 @@ pub struct Place {
     pub device: TargetDevice,
     pub identity: Identity,
     pub before: String,
+    /// Whether it carries anything.
+    pub is_used: bool,
     pub plan: Plan,
     /// Bytes of the device beyond the file system that is there.
     pub surplus_bytes: u64,
@@ -60,6 +62,7 @@ impl Place {
             device,
             identity: held.identity().clone(),
             before: held.contents().to_string(),
+            is_used: held.contents() != Contents::Nothing,
             plan,
             // Less than what a file system leaves at its end in any case does not count.
             surplus_bytes: if surplus_bytes < MIN_SURPLUS_BYTES { 0 } else { surplus_bytes },

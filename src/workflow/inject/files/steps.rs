@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::check::{self, Checked};
 use super::compare::{self, Comparison};
+use super::mkfs::{self, Making};
 use super::place::{Place, Plan, head_of};
 use super::rsync::{self, Copied, Copy};
 use super::target::{For, MountedTarget};
 use super::tree::{self, Tally, Walk};
-use super::{Existing, FilesOptions, From, InjectedFiles, NOT_DELETED, NOT_KEPT, mkfs};
+use super::{Existing, FilesOptions, From, InjectedFiles, NOT_DELETED, NOT_KEPT};
 use crate::access::volume::Volume;
 use crate::error::{Error, Result};
 use crate::event::{Event, Run};
@@ -77,9 +78,11 @@ impl Steps<'_> {
     /// What makes the file system, if one is to be made.
     fn mkfs(&self) -> Result<Option<Call>> {
         let FilesOptions { keep_uuid, tools, .. } = self.options;
-        let make = self.place.plan == Plan::Make;
-        make.then(|| mkfs::call(&self.from.geometry, self.place.device.path(), *keep_uuid, tools, self.run))
-            .transpose()
+        if self.place.plan != Plan::Make {
+            return Ok(None);
+        }
+        let making = Making { keep_uuid: *keep_uuid, is_used: self.place.is_used };
+        mkfs::call(&self.from.geometry, self.place.device.path(), making, tools, self.run).map(Some)
     }
 
     fn with_source(&self, mounted: &Mounted, mkfs: Option<Call>, volume: &Volume) -> Result<InjectedFiles> {
