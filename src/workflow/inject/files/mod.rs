@@ -172,7 +172,7 @@ pub fn inject(source: &Path, target: &Path, options: &FilesOptions, run: &Run<'_
     let started = Instant::now();
     options.tools.must_have(rsync::RSYNC)?;
     let volume = Volume::open(source, &options.volume)?;
-    let from = From::of(&volume, options)?;
+    let from = Origin::of(&volume, options)?;
     let place = Place::look(target, &volume, &from, options)?;
     let steps = Steps { source, from: &from, place: &place, options, run };
     let done = steps.carry_out(&volume)?;
@@ -181,18 +181,18 @@ pub fn inject(source: &Path, target: &Path, options: &FilesOptions, run: &Run<'_
 }
 
 /// The file system that files come from.
-pub(crate) struct From {
+pub(crate) struct Origin {
     pub inside: Inside,
     pub file_system: FileSystem,
     pub geometry: Geometry,
 }
 
-impl From {
+impl Origin {
     fn of(volume: &Volume, options: &FilesOptions) -> Result<Self> {
         let inside = inside::look(volume.whole(), options.partition)?;
         let geometry = geometry::read(&*inside.disk)?;
         match (geometry, FileSystem::of(inside.guest)) {
-            (Some(geometry), Some(file_system)) => Ok(From { inside, file_system, geometry }),
+            (Some(geometry), Some(file_system)) => Ok(Origin { inside, file_system, geometry }),
             _ => Err(not_for_files(inside.guest)),
         }
     }

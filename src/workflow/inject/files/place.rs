@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::target::TargetDevice;
-use super::{FilesOptions, From};
+use super::{FilesOptions, Origin};
 use crate::access::volume::Volume;
 use crate::error::{Error, Result};
 use crate::guest::geometry;
@@ -43,7 +43,7 @@ impl Place {
     ///
     /// # Errors
     /// As the guard; `Refused` when it carries what would be lost, and there is no leave.
-    pub fn look(target: &Path, volume: &Volume, from: &From, options: &FilesOptions) -> Result<Self> {
+    pub fn look(target: &Path, volume: &Volume, from: &Origin, options: &FilesOptions) -> Result<Self> {
         let mut source = SourceIdentity::new();
         volume.parts()?.iter().for_each(|part| source.add(part));
         let needed_bytes = from.inside.disk.size_bytes();

@@ -12,7 +12,7 @@ use super::place::{Place, Plan, head_of};
 use super::rsync::{self, Copied, Copy};
 use super::target::{For, MountedTarget};
 use super::tree::{self, Tally, Walk};
-use super::{Existing, FilesOptions, From, InjectedFiles, NOT_DELETED, NOT_KEPT};
+use super::{Existing, FilesOptions, InjectedFiles, NOT_DELETED, NOT_KEPT, Origin};
 use crate::access::volume::Volume;
 use crate::error::{Error, Result};
 use crate::event::{Event, Run};
@@ -31,7 +31,7 @@ const SAMPLE_TIME: Duration = Duration::from_secs(3);
 /// What all steps share.
 pub(super) struct Steps<'a> {
     pub source: &'a Path,
-    pub from: &'a From,
+    pub from: &'a Origin,
     pub place: &'a Place,
     pub options: &'a FilesOptions,
     pub run: &'a Run<'a>,
