@@ -152,6 +152,27 @@ fn what_is_there_is_left_alone_unless_told_otherwise() {
 }
 
 #[test]
+fn what_a_target_hands_down_is_not_kept() {
+    let (_fixture, replica, out) = fixture_and_target();
+    fs::create_dir(&out).unwrap();
+    // A default access control list: user, group, a named user, mask, others.
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in
+        [(1u16, 7u16, u32::MAX), (2, 7, 1234), (4, 7, u32::MAX), (16, 7, u32::MAX), (32, 7, u32::MAX)]
+    {
+        acl.extend([&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat());
+    }
+    if xattr::set(&out, "system.posix_acl_default", &acl).is_err() {
+        return skipped("what_a_target_hands_down_is_not_kept", "no access control lists here");
+    }
+    lhrecover(&["extract", text(&replica), "docs", "-C", text(&out), "--no-owner"]).exits(0);
+    for name in ["docs", "docs/shared.txt"] {
+        assert_eq!(xattr::list(out.join(name)).unwrap().count(), 0, "{name}");
+    }
+    assert_eq!(fs::metadata(out.join("docs/shared.txt")).unwrap().permissions().mode() & 0o7777, 0o644);
+}
+
+#[test]
 fn the_source_is_no_target() {
     let (_fixture, replica, _) = fixture_and_target();
     let before = Fingerprint::of(&replica);

@@ -270,9 +270,20 @@ impl Tree {
     /// # Errors
     /// When we may not, the file system has no such thing, or /proc is not there.
     pub fn set_xattr(&self, name: &[u8], attribute: &OsStr, value: &[u8]) -> io::Result<()> {
-        // There is no call that takes a directory's descriptor.
-        let dir = PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()));
-        xattr::set(dir.join(plain(name)?), attribute, value)
+        xattr::set(self.by_path(name)?, attribute, value)
+    }
+
+    /// Takes an extended attribute from `name`; from a link itself.
+    ///
+    /// # Errors
+    /// When it has none of that name; otherwise as [`set_xattr`](Self::set_xattr).
+    pub fn remove_xattr(&self, name: &[u8], attribute: &OsStr) -> io::Result<()> {
+        xattr::remove(self.by_path(name)?, attribute)
+    }
+
+    /// A path to `name`, for calls that do not take a directory's descriptor.
+    fn by_path(&self, name: &[u8]) -> io::Result<PathBuf> {
+        Ok(PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd())).join(plain(name)?))
     }
 }
 

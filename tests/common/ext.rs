@@ -200,9 +200,9 @@ fn files(root: &Path) {
     let many = root.join("many");
     fs::create_dir(&many).unwrap();
     fs::create_dir(root.join("gone")).unwrap();
-    for i in 0..1200 {
+    for i in 0..600 {
         fs::write(many.join(format!("file-{i:04}")), if i % 10 == 0 { "content" } else { "" }).unwrap();
-        if i < 300 {
+        if i < 150 {
             fs::write(root.join(format!("gone/{i}-{}", "x".repeat(100))), "").unwrap();
         }
     }

@@ -34,14 +34,18 @@ pub fn from_ext(error: Ext4Error) -> Error {
 
 /// An error that keeps the file system from being opened at all.
 pub fn on_open(error: Ext4Error) -> Error {
-    let is_damage = matches!(error, Ext4Error::Corrupt(_));
-    let error = from_ext(error);
-    if is_damage {
-        error.with_hint(
+    let hint = match error {
+        Ext4Error::Corrupt(_) => Some(
             "the file system cannot be opened without that: lhrecover check says more; e2fsck can go on with a backup of \
              the superblock, on an image that lhrecover merge wrote",
-        )
-    } else {
-        error
+        ),
+        Ext4Error::Io(_) => Some("lhrecover mount lets the kernel try without the journal"),
+        _ => None,
+    };
+    let error = from_ext(error);
+    match hint {
+        Some(hint) if error.hint().is_none() => error.with_hint(hint),
+        Some(hint) if error.hint() == Some(DAMAGED_HINT) => error.with_hint(hint),
+        _ => error,
     }
 }

@@ -6,9 +6,9 @@
 use std::collections::HashSet;
 use std::vec;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::event::Run;
-use crate::guest::ext::{ExtFs, Found, Named, Node, as_path};
+use crate::guest::ext::{ExtFs, Found, Named, Node};
 
 /// How deep a walk goes, in directories. What people make is not a tenth as deep.
 const MAX_DEPTH: usize = 1024;
@@ -110,15 +110,4 @@ impl<'a> Walk<'a> {
 pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     let slash: &[u8] = if dir.ends_with(b"/") { b"" } else { b"/" };
     [dir, slash, name].concat()
-}
-
-impl Step {
-    /// The error of a step that is one, with the place it is about.
-    pub fn trouble(path: &[u8], error: Error) -> Error {
-        match error.kind() {
-            ErrorKind::Interrupted => error,
-            _ if error.path().is_none() => error.with_path(as_path(path)),
-            _ => error,
-        }
-    }
 }

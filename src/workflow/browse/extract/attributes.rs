@@ -1,5 +1,6 @@
 //! Everything about a file but its data, set by name; what cannot be set is noted.
 
+use std::ffi::OsStr;
 use std::io;
 
 use crate::guest::ext::{Found, Kind};
@@ -9,6 +10,9 @@ use crate::workflow::browse::extract::left::What;
 
 /// Set-user-ID and set-group-ID.
 const SET_ID: u32 = 0o6000;
+
+/// What a new file gets from the directory that it is made in.
+const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 
 /// `EXT4_IMMUTABLE_FL` and `EXT4_APPEND_FL`.
 const FLAGS_THAT_MATTER: u32 = 0x10 | 0x20;
@@ -28,7 +32,12 @@ impl Extraction<'_> {
                 self.left.add(What::Mode, path, e);
             }
         }
-        for (attribute, value) in self.troubles.or_add(path, self.fs.xattrs(node)).unwrap_or_default() {
+        let xattrs = self.troubles.or_add(path, self.fs.xattrs(node)).unwrap_or_default();
+        for inherited in ACLS.map(OsStr::new).into_iter().filter(|acl| !xattrs.contains_key(*acl)) {
+            // That there is none is what is wanted.
+            let _ = dir.remove_xattr(name, inherited);
+        }
+        for (attribute, value) in xattrs {
             if let Err(e) = dir.set_xattr(name, &attribute, &value) {
                 self.left.add(What::Xattr(attribute.to_string_lossy().into_owned()), path, e);
             }

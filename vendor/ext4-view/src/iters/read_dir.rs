@@ -67,6 +67,7 @@ pub struct ReadDir {
 }
 
 /// Where the entries of a directory are.
+#[allow(clippy::large_enum_variant)]
 enum Source {
     /// In blocks.
     Blocks {

@@ -259,7 +259,7 @@ impl<'a> BlockMapLoader<'a> {
             TransactionChecksum::new(),
         );
         let is_valid = is_commit_block_valid(superblock, &self.block)
-            && (!superblock.has_checksum_v1 || checksum.is_valid(&self.block));
+            && (!superblock.has_checksum_v1 || checksum.matches(&self.block));
         if !is_valid {
             transaction
                 .corrupt

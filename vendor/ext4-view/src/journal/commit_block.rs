@@ -63,7 +63,7 @@ impl TransactionChecksum {
     /// Check the checksum in a commit block.
     ///
     /// A kernel that doesn't know the feature leaves all fields zero.
-    pub(super) fn is_valid(self, commit_block: &[u8]) -> bool {
+    pub(super) fn matches(self, commit_block: &[u8]) -> bool {
         let kind = commit_block[CHECKSUM_TYPE_OFFSET];
         let size = usize::from(commit_block[CHECKSUM_SIZE_OFFSET]);
         let expected = read_u32be(commit_block, CHECKSUM_OFFSET);
