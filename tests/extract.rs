@@ -281,3 +281,63 @@ fn what_an_ordinary_user_cannot_keep_is_told() {
         |name: &str| fs::metadata(out.join("attributes").join(name)).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode("mode-4755"), mode("mode-1777"), mode("mode-400")), (0o755, 0o1777, 0o400));
 }
+
+#[test]
+fn the_source_below_the_target_is_not_written_either() {
+    let (fixture, replica, out) = fixture_and_target();
+    // The volume has a directory data, and so has the target: the replica itself.
+    fs::create_dir(&out).unwrap();
+    fs::rename(&replica, out.join("data")).unwrap();
+    let replica = out.join("data");
+    let source = Fingerprint::of(&replica);
+    for force in [&[][..], &["--force"]] {
+        let args = ["extract", text(&replica), "/", "--to", text(&out), "--quiet"];
+        lhrecover(&[&args[..], force].concat()).exits(5).says(&["the source itself"]);
+        source.assert_unchanged(&replica, "extract");
+    }
+    drop(fixture);
+}
+
+#[test]
+fn an_image_is_not_replaced_by_a_file_of_its_name() {
+    let tmp = common::scratch();
+    let content = tmp.path().join("content");
+    fs::create_dir(&content).unwrap();
+    fs::write(content.join("vol.img"), "small").unwrap();
+    let image = tmp.path().join("own/vol.img");
+    fs::create_dir(tmp.path().join("own")).unwrap();
+    image_of(&content, &image);
+    let before = state_of(&image).0;
+    let own = tmp.path().join("own");
+    lhrecover(&["extract", text(&image), "/", "--to", text(&own), "--force"])
+        .exits(5)
+        .says(&["the source itself"]);
+    assert_eq!(state_of(&image).0, before);
+}
+
+#[test]
+fn a_further_name_is_never_one_of_a_file_that_was_there_before() {
+    let tmp = common::scratch();
+    let content = tmp.path().join("content");
+    fs::create_dir_all(content.join("d")).unwrap();
+    fs::write(content.join("d/a"), "right").unwrap();
+    fs::hard_link(content.join("d/a"), content.join("d/z")).unwrap();
+    let (image, out) = (tmp.path().join("vol.img"), tmp.path().join("out"));
+    image_of(&content, &image);
+    // Which of the two is the first name is the directory's order: both are taken once.
+    for taken in ["a", "z"] {
+        let _ = fs::remove_dir_all(&out);
+        fs::create_dir_all(out.join("d")).unwrap();
+        fs::write(out.join("d").join(taken), "another").unwrap();
+        lhrecover(&["extract", text(&image), "/d", "--to", text(&out), "--quiet"]).exits(1);
+        assert_eq!(fs::read_to_string(out.join("d").join(taken)).unwrap(), "another");
+        let other = out.join("d").join(if taken == "a" { "z" } else { "a" });
+        assert!(fs::read_to_string(other).map_or(true, |bytes| bytes == "right"));
+    }
+}
+
+/// An ext4 image of what is in `content`.
+fn image_of(content: &Path, image: &Path) {
+    let args = ["-q", "-t", "ext4", "-d", text(content), text(image), "8M"];
+    common::loopdev::run("mke2fs", &args);
+}

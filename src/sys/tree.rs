@@ -12,10 +12,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, openat, readlinkat, renameat};
+use nix::fcntl::{
+    AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, RenameFlags, openat, readlinkat, renameat, renameat2,
+};
 use nix::sys::stat::{
-    FchmodatFlags, FileStat as RawStat, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, makedev, mkdirat,
-    mknodat, utimensat,
+    FchmodatFlags, FileStat as RawStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, fstatat, makedev,
+    mkdirat, mknodat, utimensat,
 };
 use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
@@ -148,6 +150,14 @@ impl Tree {
         Ok(here)
     }
 
+    /// The directory's own device and inode number.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn id(&self) -> io::Result<(u64, u64)> {
+        Ok(Existing::from(fstat(&self.fd)?).id)
+    }
+
     /// What is there under `name`; `None` if nothing is.
     ///
     /// # Errors
@@ -221,6 +231,22 @@ impl Tree {
     /// When it cannot.
     pub fn rename(&self, old: &[u8], new: &[u8]) -> io::Result<()> {
         Ok(renameat(&self.fd, plain(old)?, &self.fd, plain(new)?)?)
+    }
+
+    /// Gives `old` the name `new`, which must be free.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when something has it; otherwise as [`rename`](Self::rename).
+    pub fn rename_new(&self, old: &[u8], new: &[u8]) -> io::Result<()> {
+        let (from, to) = (plain(old)?, plain(new)?);
+        match renameat2(&self.fd, from, &self.fd, to, RenameFlags::RENAME_NOREPLACE) {
+            // A file system that does not know how.
+            Err(Errno::EINVAL | Errno::ENOSYS) => match self.look(new)? {
+                Some(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                None => self.rename(old, new),
+            },
+            done => Ok(done?),
+        }
     }
 
     /// Removes `name`, which is no directory; that it is not there is no error.

@@ -7,7 +7,8 @@ pub mod read;
 pub mod search;
 mod troubles;
 
-use std::fs::{File, Metadata};
+use std::collections::HashSet;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -96,11 +97,13 @@ impl Browser {
         starts.into_iter().map(follow).collect()
     }
 
-    /// Whether `meta` is of the replica directory, or of a file that the volume is made of.
-    pub fn is_part_of_source(&self, meta: &Metadata) -> bool {
-        let Some(source) = &self.volume.source else { return false };
-        let parts = source.parts().unwrap_or_default();
-        parts.iter().any(|part| (part.dev(), part.ino()) == (meta.dev(), meta.ino()))
+    /// What the volume is made of, by device and inode number: the replica directory with its layers and its backing image,
+    /// or the image.
+    ///
+    /// # Errors
+    /// When one of them cannot be looked at.
+    pub fn source_ids(&self) -> Result<HashSet<(u64, u64)>> {
+        Ok(self.volume.parts()?.iter().map(|part| (part.dev(), part.ino())).collect())
     }
 
     /// Looks whether the source is still what it was. Call it when the reading is done.

@@ -22,16 +22,6 @@ impl Extraction<'_> {
     pub(super) fn set_attributes(&self, dir: &Tree, name: &[u8], found: &Found) {
         let (node, path) = (&found.node, found.path.as_slice());
         let owned = self.set_owner(dir, name, found);
-        if node.kind != Kind::Symlink {
-            let mut mode = node.mode;
-            if !owned && mode & SET_ID != 0 {
-                mode &= !SET_ID;
-                self.left.add(What::SetId, path, "");
-            }
-            if let Err(e) = dir.set_mode(name, mode) {
-                self.left.add(What::Mode, path, e);
-            }
-        }
         let xattrs = self.troubles.or_add(path, self.fs.xattrs(node)).unwrap_or_default();
         for inherited in ACLS.map(OsStr::new).into_iter().filter(|acl| !xattrs.contains_key(*acl)) {
             // That there is none is what is wanted.
@@ -40,6 +30,17 @@ impl Extraction<'_> {
         for (attribute, value) in xattrs {
             if let Err(e) = dir.set_xattr(name, &attribute, &value) {
                 self.left.add(What::Xattr(attribute.to_string_lossy().into_owned()), path, e);
+            }
+        }
+        // After the attributes, which only those who may write can set.
+        if node.kind != Kind::Symlink {
+            let mut mode = node.mode;
+            if !owned && mode & SET_ID != 0 {
+                mode &= !SET_ID;
+                self.left.add(What::SetId, path, "");
+            }
+            if let Err(e) = dir.set_mode(name, mode) {
+                self.left.add(What::Mode, path, e);
             }
         }
         if node.flags & FLAGS_THAT_MATTER != 0 {

@@ -1,5 +1,6 @@
 //! Files get their names when they are on the disk, many at once.
 
+use std::io;
 use std::sync::{Arc, PoisonError};
 
 use crate::error::Result;
@@ -52,8 +53,13 @@ impl Extraction<'_> {
             self.sync()?;
         }
         while let Some(Ready { dir, partial, found }) = files.last() {
-            match dir.rename(partial, name_of(&found.path)) {
+            match self.give_name(dir, partial, found) {
                 Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    // It came meanwhile, or a damaged directory has the name twice.
+                    self.left.add(What::Exists, &found.path, "another file");
+                    let _ = dir.remove(partial);
+                }
                 Err(e) if is_about_name(&e) => {
                     self.left.add(What::Name, &found.path, e);
                     let _ = dir.remove(partial);
@@ -63,6 +69,17 @@ impl Extraction<'_> {
             files.pop();
         }
         Ok(())
+    }
+
+    fn give_name(&self, dir: &Tree, partial: &[u8], found: &Found) -> io::Result<()> {
+        let name = name_of(&found.path);
+        if !self.options.force {
+            return dir.rename_new(partial, name);
+        }
+        match dir.look(name)? {
+            Some(there) if self.source.contains(&there.id) => Err(io::ErrorKind::AlreadyExists.into()),
+            _ => dir.rename(partial, name),
+        }
     }
 
     /// Removes what is ready: the work has failed, or was interrupted.

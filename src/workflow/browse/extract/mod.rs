@@ -12,6 +12,8 @@ mod left;
 mod survey;
 mod tree;
 
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -84,12 +86,14 @@ pub fn extract(
     troubles: &Troubles,
     run: &Run<'_>,
 ) -> Result<(Extracted, Vec<Finding>)> {
-    let target = lock(browser, target)?;
+    let source = browser.source_ids()?;
+    let target = lock(&source, target)?;
     let wanted_bytes = survey::bytes_to_copy(browser.fs(), &starts, &target, run)?;
     require_room(&target, wanted_bytes)?;
     let extraction = Extraction {
         fs: browser.fs(),
         target: &target,
+        source,
         options: *options,
         run,
         troubles,
@@ -113,6 +117,8 @@ pub fn extract(
 struct Extraction<'a> {
     fs: &'a ExtFs,
     target: &'a LockedTree,
+    /// What the volume is made of, which nothing is put into or in place of.
+    source: HashSet<(u64, u64)>,
     options: ExtractOptions,
     run: &'a Run<'a>,
     troubles: &'a Troubles,
@@ -193,6 +199,14 @@ impl Extraction<'_> {
         })
     }
 
+    /// The refusal to touch what the volume is made of.
+    fn is_source(&self, path: &[u8]) -> Error {
+        let inside = as_path(path.strip_prefix(b"/").unwrap_or(path));
+        Error::refused("the target holds the source itself: the replica directory, or the image")
+            .with_path(self.target.path().join(inside))
+            .with_hint("a source is never written: name a directory elsewhere")
+    }
+
     /// An error about what is being written at `path`, a path of the image.
     fn unwritten(&self, what: &str, path: &[u8], cause: std::io::Error) -> Error {
         let inside = as_path(path.strip_prefix(b"/").unwrap_or(path));
@@ -222,11 +236,11 @@ impl Counts {
     }
 }
 
-fn lock(browser: &Browser, target: &Path) -> Result<LockedTree> {
+fn lock(source: &HashSet<(u64, u64)>, target: &Path) -> Result<LockedTree> {
     // Of a target that is yet to be made, what is there already.
     let there = std::path::absolute(target).unwrap_or_else(|_| target.to_path_buf());
     let there = there.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
-    if lies_within(&there.join("x"), |m| browser.is_part_of_source(m)) {
+    if lies_within(&there.join("x"), |m| source.contains(&(m.dev(), m.ino()))) {
         return Err(Error::refused("the target is inside the replica directory")
             .with_path(target)
             .with_hint("a source is never written: name a directory elsewhere"));

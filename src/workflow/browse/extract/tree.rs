@@ -21,6 +21,7 @@ pub(super) struct Link {
     first: Vec<u8>,
     /// The further one.
     path: Vec<u8>,
+    ino: u32,
 }
 
 /// A directory whose entries are all there, so that it can get its time.
@@ -155,13 +156,17 @@ impl Extraction<'_> {
             }
             Err(e) => return Err(fail(e)),
         }
-        parent.enter(name).map(Some).map_err(fail)
+        let dir = parent.enter(name).map_err(fail)?;
+        if self.source.contains(&dir.id().map_err(fail)?) {
+            return Err(self.is_source(path));
+        }
+        Ok(Some(dir))
     }
 
     fn regular(&self, dir: &Arc<Tree>, found: Found, walking: &mut Walking) -> Result<()> {
         if found.node.links > 1 {
             if let Some(first) = walking.firsts.get(&found.node.ino) {
-                walking.links.push(Link { first: first.clone(), path: found.path });
+                walking.links.push(Link { first: first.clone(), path: found.path, ino: found.node.ino });
                 return Ok(());
             }
             walking.firsts.insert(found.node.ino, found.path.clone());
@@ -240,6 +245,9 @@ impl Extraction<'_> {
             Err(e) if is_about_name(&e) => return Ok(true),
             Err(e) => return Err(self.unwritten("cannot look at what is there", path, e)),
         };
+        if self.source.contains(&there.id) {
+            return Err(self.is_source(path));
+        }
         if is_same(&there) {
             Counts::one(&self.counts.skipped);
             return Ok(false);
@@ -257,7 +265,7 @@ impl Extraction<'_> {
 
     /// Makes further names of files.
     pub(super) fn make_links(&self, links: Vec<Link>) -> Result<()> {
-        for Link { first, path } in links {
+        for Link { first, path, ino } in links {
             self.check()?;
             let fail = |e| self.unwritten("cannot make a further name of a file", &path, e);
             let root = self.root()?;
@@ -267,7 +275,9 @@ impl Extraction<'_> {
                 self.left.add(What::Link, &path, "the file itself was not extracted");
                 continue;
             };
-            if file.kind != ExistingKind::Regular {
+            let Some(node) = self.troubles.or_add(&path, self.fs.node_of(ino)) else { continue };
+            // It may have been there before, and have been left alone.
+            if !is_finished(&file, &node) {
                 self.left.add(What::Link, &path, "what has the file's name is another file");
                 continue;
             }
