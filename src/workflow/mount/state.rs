@@ -29,6 +29,18 @@ const MAX_STATE_BYTES: u64 = 1 << 16;
 /// How much of a log is looked at, in bytes.
 const MAX_LOG_BYTES: u64 = 1 << 20;
 
+/// What a line of the log begins with, after the time, when it is about the throw-away copy and not about the source.
+pub const OVERLAY_MARK: &str = "throw-away copy: ";
+
+/// What to do when the throw-away copy takes no more.
+pub const OVERLAY_ADVICE: &str =
+    "give the throw-away copy more room with --overlay-max, or a directory on another disk with --overlay";
+
+/// What a line of the log says of the throw-away copy; `None` when it is about something else.
+pub fn of_overlay(line: &str) -> Option<&str> {
+    line.split_once(' ').filter(|(_, text)| text.starts_with(OVERLAY_MARK)).map(|(_, text)| text)
+}
+
 /// What was put up, or is about to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
