@@ -425,10 +425,12 @@ fn a_journal_that_has_no_room_to_be_replayed_in_is_an_error() {
     let fixture = fixture("16-ext4-sqlite");
     let (replica, _) = fixture.replica();
     let before = Fingerprint::of(&replica);
-    mounts
-        .mount(&replica, &["--journal", "replay", "--overlay-max", "4096"])
-        .exits(3)
-        .says(&["cannot mount the ext4 file system"]);
+    mounts.mount(&replica, &["--journal", "replay", "--overlay-max", "4096"]).exits(3).says(&[
+        "cannot mount the ext4 file system",
+        "limit of 4096 bytes",
+        "--overlay-max",
+        "with --overlay",
+    ]);
     mounts.mount(&replica, &["--overlay-max", "4096"]).exits(2).says(&["--journal replay"]);
     let inside = replica.join("x");
     mounts

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::file_system::Journal;
 use super::server::{Order, Overlay, Released, Server};
-use super::state::{Entry, Lock, State};
+use super::state::{Entry, Lock, OVERLAY_ADVICE, State, of_overlay};
 use super::{MountOptions, checks, luks, teardown};
 use crate::access::inside::Inside;
 use crate::access::scratch::DEFAULT_MAX_BYTES;
@@ -99,7 +99,7 @@ impl Site {
             server.give_up();
         }
         match teardown::take_down(&self.entry) {
-            Ok(_) => error,
+            Ok(taken_down) => with_trouble(error, &taken_down.trouble),
             Err(e) => {
                 error.and(&format!("not all of it could be taken down ({e}): lhrecover umount --stale"))
             }
@@ -149,6 +149,15 @@ impl Site {
         let node = luks::open(loop_device, &name, key_file, self.options.journal == Journal::Replay)?;
         let disk = Volume::open(&node, &VolumeOptions::default())?.whole();
         Ok((node, disk))
+    }
+}
+
+/// The error, and what the server said that may be behind it: the kernel only says that the image failed.
+fn with_trouble(error: Error, trouble: &[String]) -> Error {
+    match (trouble.iter().find_map(|line| of_overlay(line)), trouble.first()) {
+        (Some(full), _) => error.and(&format!("{full}: {OVERLAY_ADVICE}")),
+        (None, Some(first)) => error.and(&format!("the server of the image says: {first}")),
+        (None, None) => error,
     }
 }
 
