@@ -474,6 +474,24 @@ fn mount_points_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn a_file_system_that_is_bound_elsewhere_stays_where_it_is() {
+    let Some(mounts) = Mounts::new("a_file_system_that_is_bound_elsewhere_stays_where_it_is") else { return };
+    let (_fixture, replica) = ext4();
+    mounts.mount(&replica, &[]).exits(0);
+    let shown = files(&mounts.point);
+    let elsewhere = mounts.tmp.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    run("mount", &["--bind", text(&mounts.point), text(&elsewhere)]);
+    {
+        let _bound = common::loopdev::Mounted { point: elsewhere.clone() };
+        mounts.umount().exits(5).says(&["mounted in another place", "elsewhere"]);
+        assert_eq!(files(&mounts.point), shown, "something was taken down");
+    }
+    mounts.umount().exits(0);
+    mounts.assert_nothing_left("a refused umount");
+}
+
+#[test]
 fn what_is_said_is_what_the_goldens_have() {
     let Some(mounts) = Mounts::new("what_is_said_is_what_the_goldens_have") else { return };
     let dir = mounts.tmp.path();
