@@ -492,6 +492,22 @@ fn a_file_system_that_is_bound_elsewhere_stays_where_it_is() {
 }
 
 #[test]
+fn of_several_that_mount_at_once_at_one_place_one_does() {
+    let Some(mounts) = Mounts::new("of_several_that_mount_at_once_at_one_place_one_does") else { return };
+    let (_fixture, replica) = ext4();
+    let mut exits: Vec<_> = std::thread::scope(|scope| {
+        let at_once: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| mounts.mount(&replica, &[]).status.code())).collect();
+        at_once.into_iter().map(|mount| mount.join().unwrap()).collect()
+    });
+    exits.sort_unstable();
+    assert_eq!(exits, [0, 5, 5, 5].map(Some));
+    assert_eq!(mounts.list().len(), 1);
+    mounts.umount().exits(0);
+    mounts.assert_nothing_left("mounts at once");
+}
+
+#[test]
 fn what_is_said_is_what_the_goldens_have() {
     let Some(mounts) = Mounts::new("what_is_said_is_what_the_goldens_have") else { return };
     let dir = mounts.tmp.path();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::file_system::Journal;
 use super::server::{Order, Overlay, Released, Server};
-use super::state::{Entry, Lock, OVERLAY_ADVICE, State, of_overlay};
+use super::state::{Entry, Lock, OVERLAY_ADVICE, State, lock_claims, of_overlay};
 use super::{MountOptions, checks, luks, teardown};
 use crate::access::inside::Inside;
 use crate::access::scratch::DEFAULT_MAX_BYTES;
@@ -73,7 +73,7 @@ impl Site {
 
     /// Puts everything up.
     pub fn put_up(&mut self, inside: Option<&Inside>, run: &Run<'_>) -> Result<Up> {
-        self.entry.write(&self.state)?;
+        self.claim()?;
         let partition = inside.and_then(|inside| Some(inside.partition.as_ref()?.number));
         let order = self.order(partition)?;
         let server = self.server.insert(Server::start(&self.entry)?);
@@ -91,6 +91,15 @@ impl Site {
         let server = self.server.take().ok_or_else(|| Error::usage("there is no server"))?;
         let server = if self.options.hold { server.hold() } else { server.release()? };
         Ok(Up { server, file_system, partition, loop_device })
+    }
+
+    /// Writes down what is about to be mounted where, unless somebody else has done so since that was looked at.
+    fn claim(&self) -> Result<()> {
+        let _claims = lock_claims()?;
+        if self.state.mountpoint != self.entry.view_dir() {
+            checks::mountpoint(&self.state.mountpoint, &self.source)?;
+        }
+        self.entry.write(&self.state)
     }
 
     /// Takes down what was put up before `error`, and returns that.

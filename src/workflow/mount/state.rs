@@ -93,6 +93,19 @@ pub fn run_dir() -> Result<PathBuf> {
     dir.canonicalize().map_err(fail)
 }
 
+/// Waits until nobody else claims a mount point, and keeps others from it. The run directory itself is locked: there is no file
+/// that could be left behind.
+///
+/// # Errors
+/// As [`run_dir`], and `Usage` when it cannot be locked.
+pub fn lock_claims() -> Result<Lock> {
+    let dir = run_dir()?;
+    let fail =
+        |e| Error::usage("cannot lock the directory that keeps track of mounts").with_path(&dir).caused_by(e);
+    let file = File::open(&dir).map_err(fail)?;
+    Flock::lock(file, FlockArg::LockExclusive).map(Lock).map_err(|(_, e)| fail(e.into()))
+}
+
 /// Every mount that is known, in the order of their names.
 ///
 /// # Errors
