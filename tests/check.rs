@@ -323,6 +323,27 @@ fn a_missing_checker_is_said_and_all_else_is_done() {
 }
 
 #[test]
+fn a_throw_away_copy_that_is_full_is_no_damage() {
+    let test = "a_throw_away_copy_that_is_full_is_no_damage";
+    if !can_serve(test, "e2fsck") {
+        return;
+    }
+    let fixture = fixture("16-ext4-sqlite");
+    let (replica, _) = fixture.replica();
+    let before = Fingerprint::of(&replica);
+    let ran = Place::new().check(&replica, &["--overlay-max", "8K"]).exits(1);
+    before.assert_unchanged(&replica, "a check without room");
+    let report = ran.json();
+    assert_eq!(report["verdict"], "not-in-full", "{report:#}");
+    assert!(!has_finding(&report, "unreadable") && has_finding(&report, "not-checked"), "{report:#}");
+    let findings = report["findings"].as_array().unwrap();
+    let said = findings.iter().find(|finding| finding["code"] == "not-checked").unwrap().to_string();
+    assert!(said.contains("limit of 8192 bytes"), "{said}");
+    assert!(said.contains("--overlay-max") && said.contains("with --overlay\""), "{said}");
+    assert_eq!(databases(&report)[0]["sqlite"]["rows"], 120, "the journal is replayed in memory then");
+}
+
+#[test]
 fn what_is_no_file_system_is_said_to_be_what_it_is() {
     let place = Place::new();
     for (case, exit, verdict, kind, code) in [

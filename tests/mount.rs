@@ -425,10 +425,12 @@ fn a_journal_that_has_no_room_to_be_replayed_in_is_an_error() {
     let fixture = fixture("16-ext4-sqlite");
     let (replica, _) = fixture.replica();
     let before = Fingerprint::of(&replica);
-    mounts
-        .mount(&replica, &["--journal", "replay", "--overlay-max", "4096"])
-        .exits(3)
-        .says(&["cannot mount the ext4 file system"]);
+    mounts.mount(&replica, &["--journal", "replay", "--overlay-max", "4096"]).exits(3).says(&[
+        "cannot mount the ext4 file system",
+        "limit of 4096 bytes",
+        "--overlay-max",
+        "with --overlay",
+    ]);
     mounts.mount(&replica, &["--overlay-max", "4096"]).exits(2).says(&["--journal replay"]);
     let inside = replica.join("x");
     mounts
@@ -469,6 +471,40 @@ fn mount_points_that_cannot_be_are_refused() {
     mounts.program(&["umount", "/proc"]).run().exits(5).says(&["not mounted by lhrecover"]);
     before.assert_unchanged(fixture.dir.path(), "refusals");
     mounts.assert_nothing_left("refusals");
+}
+
+#[test]
+fn a_file_system_that_is_bound_elsewhere_stays_where_it_is() {
+    let Some(mounts) = Mounts::new("a_file_system_that_is_bound_elsewhere_stays_where_it_is") else { return };
+    let (_fixture, replica) = ext4();
+    mounts.mount(&replica, &[]).exits(0);
+    let shown = files(&mounts.point);
+    let elsewhere = mounts.tmp.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    run("mount", &["--bind", text(&mounts.point), text(&elsewhere)]);
+    {
+        let _bound = common::loopdev::Mounted { point: elsewhere.clone() };
+        mounts.umount().exits(5).says(&["mounted in another place", "elsewhere"]);
+        assert_eq!(files(&mounts.point), shown, "something was taken down");
+    }
+    mounts.umount().exits(0);
+    mounts.assert_nothing_left("a refused umount");
+}
+
+#[test]
+fn of_several_that_mount_at_once_at_one_place_one_does() {
+    let Some(mounts) = Mounts::new("of_several_that_mount_at_once_at_one_place_one_does") else { return };
+    let (_fixture, replica) = ext4();
+    let mut exits: Vec<_> = std::thread::scope(|scope| {
+        let at_once: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| mounts.mount(&replica, &[]).status.code())).collect();
+        at_once.into_iter().map(|mount| mount.join().unwrap()).collect()
+    });
+    exits.sort_unstable();
+    assert_eq!(exits, [0, 5, 5, 5].map(Some));
+    assert_eq!(mounts.list().len(), 1);
+    mounts.umount().exits(0);
+    mounts.assert_nothing_left("mounts at once");
 }
 
 #[test]

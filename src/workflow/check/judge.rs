@@ -9,6 +9,7 @@ use crate::workflow::check::databases::StoreCheck;
 use crate::workflow::check::file_system::{Look, State};
 use crate::workflow::check::sqlite::{Integrity, SqliteCheck};
 use crate::workflow::check::{PartCheck, Replay};
+use crate::workflow::mount::state::OVERLAY_ADVICE;
 
 /// How many of a checker's lines, or of what is wrong with a database, are put into a finding.
 const LINES_SHOWN: usize = 5;
@@ -159,7 +160,11 @@ fn of_file_system(part: &PartCheck) -> Vec<Finding> {
         findings.push(Finding::new(Code::JournalDirty, what, meaning));
     }
     if let Replay::NotDone(why) = &part.replay {
-        findings.push(not_checked(format!("{name} as it is after its journal is replayed was"), why, ""));
+        findings.push(not_checked(
+            format!("{name} as it is after its journal is replayed was"),
+            why,
+            overlay_advice(part),
+        ));
     }
     match part.conclusive() {
         Some(look) if look.state == State::Damaged => findings.push(damaged(name, &said(look))),
@@ -215,7 +220,7 @@ fn after_colon(text: &str) -> String {
 fn of_walk(part: &PartCheck) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(why) = &part.not_walked {
-        findings.push(not_checked("databases were".to_owned(), why, ""));
+        findings.push(not_checked("databases were".to_owned(), why, overlay_advice(part)));
     }
     let Some(walked) = &part.walked else { return findings };
     if let Some((path, error)) = walked.unreadable_first.first() {
@@ -232,6 +237,10 @@ fn of_walk(part: &PartCheck) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+fn overlay_advice(part: &PartCheck) -> &'static str {
+    if part.overlay_failed { OVERLAY_ADVICE } else { "" }
 }
 
 fn of_store(check: &StoreCheck) -> Option<Finding> {

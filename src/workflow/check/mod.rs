@@ -29,6 +29,7 @@ use crate::model::finding::{Code, Finding};
 use crate::model::units::ByteRange;
 use crate::view::disk::{Disk, Part};
 use crate::workflow::mount::refuse_inside;
+use crate::workflow::mount::state::of_overlay;
 use crate::workflow::tool::{ToolRun, Tools};
 
 use databases::{DatabaseOptions, StoreCheck};
@@ -104,6 +105,8 @@ pub struct PartCheck {
     pub stores: Vec<StoreCheck>,
     /// What could not be read meanwhile, as the server of the image has it.
     pub trouble: Vec<String>,
+    /// Whether the throw-away copy did not take all that was written. What was seen of it is dropped then.
+    pub overlay_failed: bool,
     /// In a word.
     pub verdict: Verdict,
 }
@@ -209,6 +212,7 @@ impl Checker<'_> {
             not_walked: None,
             stores: Vec::new(),
             trouble: Vec::new(),
+            overlay_failed: false,
             verdict: Verdict::Nothing,
         };
         match part.facts.kind {
@@ -244,6 +248,11 @@ impl Checker<'_> {
                     part.replay_run = failed.run;
                 }
             }
+        }
+        if let Some(why) = stage.overlay_trouble() {
+            part.unseen(why);
+            self.take_down(stage, part)?;
+            return self.files_of_ext(part, disk);
         }
         let replayed = Volume::open(&image, &VolumeOptions::default())?.whole();
         self.files_of_ext(part, &replayed)?;
@@ -299,6 +308,10 @@ impl Checker<'_> {
             part.replay = Replay::Done;
             part.after = Some(file_system::look(kind, &stage.image_file(), &self.options.tools, self.run)?);
         }
+        if let Some(why) = stage.overlay_trouble() {
+            part.unseen(why.clone());
+            (part.walked, part.stores, part.not_walked) = (None, Vec::new(), Some(why));
+        }
         self.take_down(stage, part)
     }
 
@@ -314,7 +327,8 @@ impl Checker<'_> {
     }
 
     fn take_down(&self, stage: Stage, part: &mut PartCheck) -> Result<()> {
-        part.trouble.extend(stage.take_down()?.trouble);
+        let trouble = stage.take_down()?.trouble.into_iter();
+        part.trouble.extend(trouble.filter(|line| of_overlay(line).is_none()));
         Ok(())
     }
 }
@@ -347,6 +361,13 @@ impl PartCheck {
             Replay::NotNeeded => self.before.as_ref(),
             Replay::Done | Replay::NotDone(_) => self.after.as_ref(),
         }
+    }
+
+    /// Forgets what was seen on a throw-away copy that did not take all that was written.
+    fn unseen(&mut self, why: String) {
+        self.overlay_failed = true;
+        self.replay = not_replayed(&self.facts, why);
+        self.after = None;
     }
 
     /// What came of the checks of the file system.

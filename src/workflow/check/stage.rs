@@ -12,6 +12,7 @@ use crate::access::volume::VolumeOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Run;
 use crate::sys::mount::unmount_at;
+use crate::workflow::mount::state::of_overlay;
 use crate::workflow::mount::teardown::{self, TakenDown};
 use crate::workflow::mount::{Journal, MountOptions, Mounted, mount};
 
@@ -78,6 +79,12 @@ impl Stage {
     /// The image file.
     pub fn image_file(&self) -> PathBuf {
         self.mounted.as_ref().map(Mounted::image).unwrap_or_default()
+    }
+
+    /// Why the throw-away copy took no more, if it did not: what shows then is neither old nor new.
+    pub fn overlay_trouble(&self) -> Option<String> {
+        let trouble = self.mounted.as_ref().map(|mounted| mounted.entry.trouble()).unwrap_or_default();
+        trouble.iter().find_map(|line| of_overlay(line)).map(str::to_owned)
     }
 
     /// Unmounts the file system, and leaves the image.

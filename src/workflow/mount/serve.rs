@@ -18,12 +18,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::server::{Answer, Order};
-use super::state::Entry;
+use super::state::{Entry, OVERLAY_MARK};
 use crate::access::fuse::{SOURCE_NAME, ServedImage};
 use crate::access::inside;
 use crate::access::scratch::Scratch;
 use crate::access::volume::Volume;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::units::sector_floor;
 use crate::sys::daemon::{cut_loose, serves_writes};
 
@@ -175,15 +175,21 @@ impl Log {
     }
 
     fn trouble(&self, error: &Error) {
-        let place =
-            (error.layer().unwrap_or_default().to_owned(), sector_floor(error.offset_bytes().unwrap_or(0)));
+        // Only the throw-away copy is written to. Once it is full every write fails: that must not crowd out the source.
+        let of_overlay = error.kind() == ErrorKind::Output;
+        let place = if of_overlay {
+            (format!("{OVERLAY_MARK}{}", error.what()), 0)
+        } else {
+            (error.layer().unwrap_or_default().to_owned(), sector_floor(error.offset_bytes().unwrap_or(0)))
+        };
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         if places.len() >= MAX_PLACES || !places.insert(place) {
             return;
         }
         let last = places.len() == MAX_PLACES;
         drop(places);
-        self.line(&error.to_string());
+        let mark = if of_overlay { OVERLAY_MARK } else { "" };
+        self.line(&format!("{mark}{error}"));
         if last {
             self.line("there are more places; they are not written down");
         }

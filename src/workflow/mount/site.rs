@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::file_system::Journal;
 use super::server::{Order, Overlay, Released, Server};
-use super::state::{Entry, Lock, State};
+use super::state::{Entry, Lock, OVERLAY_ADVICE, State, lock_claims, of_overlay};
 use super::{MountOptions, checks, luks, teardown};
 use crate::access::inside::Inside;
 use crate::access::scratch::DEFAULT_MAX_BYTES;
@@ -73,7 +73,7 @@ impl Site {
 
     /// Puts everything up.
     pub fn put_up(&mut self, inside: Option<&Inside>, run: &Run<'_>) -> Result<Up> {
-        self.entry.write(&self.state)?;
+        self.claim()?;
         let partition = inside.and_then(|inside| Some(inside.partition.as_ref()?.number));
         let order = self.order(partition)?;
         let server = self.server.insert(Server::start(&self.entry)?);
@@ -93,13 +93,22 @@ impl Site {
         Ok(Up { server, file_system, partition, loop_device })
     }
 
+    /// Writes down what is about to be mounted where, unless somebody else has done so since that was looked at.
+    fn claim(&self) -> Result<()> {
+        let _claims = lock_claims()?;
+        if self.state.mountpoint != self.entry.view_dir() {
+            checks::mountpoint(&self.state.mountpoint, &self.source)?;
+        }
+        self.entry.write(&self.state)
+    }
+
     /// Takes down what was put up before `error`, and returns that.
     pub fn give_up(mut self, error: Error) -> Error {
         if let Some(server) = &mut self.server {
             server.give_up();
         }
         match teardown::take_down(&self.entry) {
-            Ok(_) => error,
+            Ok(taken_down) => with_trouble(error, &taken_down.trouble),
             Err(e) => {
                 error.and(&format!("not all of it could be taken down ({e}): lhrecover umount --stale"))
             }
@@ -149,6 +158,15 @@ impl Site {
         let node = luks::open(loop_device, &name, key_file, self.options.journal == Journal::Replay)?;
         let disk = Volume::open(&node, &VolumeOptions::default())?.whole();
         Ok((node, disk))
+    }
+}
+
+/// The error, and what the server said that may be behind it: the kernel only says that the image failed.
+fn with_trouble(error: Error, trouble: &[String]) -> Error {
+    match (trouble.iter().find_map(|line| of_overlay(line)), trouble.first()) {
+        (Some(full), _) => error.and(&format!("{full}: {OVERLAY_ADVICE}")),
+        (None, Some(first)) => error.and(&format!("the server of the image says: {first}")),
+        (None, None) => error,
     }
 }
 

@@ -29,6 +29,18 @@ const MAX_STATE_BYTES: u64 = 1 << 16;
 /// How much of a log is looked at, in bytes.
 const MAX_LOG_BYTES: u64 = 1 << 20;
 
+/// What a line of the log begins with, after the time, when it is about the throw-away copy and not about the source.
+pub const OVERLAY_MARK: &str = "throw-away copy: ";
+
+/// What to do when the throw-away copy takes no more.
+pub const OVERLAY_ADVICE: &str =
+    "give the throw-away copy more room with --overlay-max, or a directory on another disk with --overlay";
+
+/// What a line of the log says of the throw-away copy; `None` when it is about something else.
+pub fn of_overlay(line: &str) -> Option<&str> {
+    line.split_once(' ').filter(|(_, text)| text.starts_with(OVERLAY_MARK)).map(|(_, text)| text)
+}
+
 /// What was put up, or is about to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -79,6 +91,19 @@ pub fn run_dir() -> Result<PathBuf> {
             .with_hint("it must belong to you, and nobody else may write to it"));
     }
     dir.canonicalize().map_err(fail)
+}
+
+/// Waits until nobody else claims a mount point, and keeps others from it. The run directory itself is locked: there is no file
+/// that could be left behind.
+///
+/// # Errors
+/// As [`run_dir`], and `Usage` when it cannot be locked.
+pub fn lock_claims() -> Result<Lock> {
+    let dir = run_dir()?;
+    let fail =
+        |e| Error::usage("cannot lock the directory that keeps track of mounts").with_path(&dir).caused_by(e);
+    let file = File::open(&dir).map_err(fail)?;
+    Flock::lock(file, FlockArg::LockExclusive).map(Lock).map_err(|(_, e)| fail(e.into()))
 }
 
 /// Every mount that is known, in the order of their names.

@@ -130,6 +130,9 @@ pub fn stale() -> Result<Vec<Result<TakenDown>>> {
 /// `Refused` when it is in use, with who uses it.
 pub fn take_down(entry: &Entry) -> Result<TakenDown> {
     let state = entry.state()?;
+    if let Some(state) = &state {
+        refuse_elsewhere(entry, state)?;
+    }
     let mut steps = Vec::new();
     unmount_target(entry, &mut steps)?;
     if let Some(state) = &state {
@@ -161,6 +164,16 @@ pub fn unmount_target(entry: &Entry, steps: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
+/// Fails when somebody has mounted the file system in another place, too: it could not come down as a whole.
+fn refuse_elsewhere(entry: &Entry, state: &State) -> Result<()> {
+    let elsewhere = file_systems(entry, state)?.into_iter().find(|point| *point != state.mountpoint);
+    elsewhere.map_or(Ok(()), |other| {
+        Err(Error::refused("the file system is mounted in another place, too")
+            .with_path(other)
+            .with_hint("umount it there, then try again; until then all of it stays as it is"))
+    })
+}
+
 fn unmount_file_system(entry: &Entry, state: &State, steps: &mut Vec<String>) -> Result<()> {
     let point = &state.mountpoint;
     // Mounted over each other, should somebody have done that, they come off one by one.
@@ -168,12 +181,8 @@ fn unmount_file_system(entry: &Entry, state: &State, steps: &mut Vec<String>) ->
         retried(|| unmount_at(point)).map_err(|e| in_use(e, "the file system", point))?;
         steps.push(format!("unmounted the file system at {}", point.display()));
     }
-    match file_systems(entry, state)?.first() {
-        None => Ok(()),
-        Some(other) => Err(Error::refused("the file system is mounted in another place, too")
-            .with_path(other)
-            .with_hint("umount it there, then try again")),
-    }
+    // Somebody may have done so meanwhile.
+    refuse_elsewhere(entry, state)
 }
 
 /// Where the file systems on our devices are mounted.
