@@ -181,8 +181,8 @@ fn exports_are_listed_with_what_they_are() {
 fn very_many_exports_need_not_be_open_all_at_once() {
     let fixture = fixture("06-deep-chain-249");
     let (dir, truth) = fixture.replica();
-    // 249 states of up to 250 layers, with no more files than for a few of them.
-    let under = ["sh", "-c", "ulimit -n 2000; exec \"$@\"", "sh"];
+    // 249 states of up to 250 layers, with no more files than for two of them.
+    let under = ["sh", "-c", "ulimit -n 900; exec \"$@\"", "sh"];
     let server = Server::under(&dir, &[], |args| Lhrecover::under(&under, args));
     let snapshots = truth["snapshots"].as_array().unwrap();
     assert!(snapshots.len() > 240);

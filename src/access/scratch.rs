@@ -5,10 +5,11 @@
 //! first written, so it takes no more room than what differs, on any file system. Its size has a limit.
 
 use std::collections::HashMap;
+use std::env;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::error::{Error, Result};
@@ -16,11 +17,49 @@ use crate::model::units::{ByteRange, SECTOR_BYTES, sector_floor};
 use crate::view::disk::{Content, Disk, Stretch, check_range};
 
 /// How much may differ from the replica unless told otherwise, in bytes.
-pub const DEFAULT_MAX_BYTES: u64 = 4 << 30;
+const DEFAULT_MAX_BYTES: u64 = 4 << 30;
+
+/// Where the temporary file goes unless told otherwise: on a disk, while `/tmp` may be in memory.
+const DEFAULT_DIR: &str = "/var/tmp";
 
 const SECTOR_LEN: usize = 4096;
 
 const CANNOT_READ: &str = "cannot read the temporary file that holds what differs from the replica";
+
+/// Where a throw-away copy goes, and how much it may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScratchSpace {
+    /// The directory for the temporary file, or a file in that directory.
+    pub dir: PathBuf,
+    /// How large it may grow, in bytes.
+    pub max_bytes: u64,
+}
+
+impl Default for ScratchSpace {
+    /// In `$TMPDIR`, if it is set.
+    fn default() -> Self {
+        let dir = env::var_os("TMPDIR").filter(|dir| !dir.is_empty());
+        let dir = dir.map_or_else(|| PathBuf::from(DEFAULT_DIR), PathBuf::from);
+        ScratchSpace { dir, max_bytes: DEFAULT_MAX_BYTES }
+    }
+}
+
+impl ScratchSpace {
+    /// The directory, by its real path.
+    ///
+    /// # Errors
+    /// `Usage` when it is not there.
+    pub fn real_dir(&self) -> Result<PathBuf> {
+        let parent = || self.dir.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = if self.dir.is_dir() { &self.dir } else { parent() };
+        dir.canonicalize().map_err(|e| {
+            Error::usage("cannot find the directory for the throw-away copy")
+                .with_path(dir)
+                .caused_by(e)
+                .with_hint("name one with --overlay")
+        })
+    }
+}
 
 /// A disk and what was written on top of it.
 pub struct Scratch {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::access::scratch::DEFAULT_MAX_BYTES;
+use crate::access::scratch::ScratchSpace;
 use crate::access::volume::VolumeOptions;
 use crate::error::Result;
 use crate::model::overlay::Unwritten;
@@ -143,11 +143,11 @@ impl LookArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Throw-away overlay")]
 pub struct OverlayArgs {
-    /// The directory for the temporary file that takes what is written (/var/tmp); it has no name, and is gone in the
-    /// end
+    /// The directory for the temporary file that takes what is written, or a file in it; it has no name, and is gone in the
+    /// end [default: $TMPDIR, or /var/tmp]
     #[arg(long, value_name = "DIR")]
     pub overlay: Option<PathBuf>,
-    /// How much may be written (4G)
+    /// How large it may grow (suffixes K, M, G, T: powers of 1024) [default: 4G]
     #[arg(long, value_name = "BYTES", value_parser = size)]
     pub overlay_max: Option<u64>,
 }
@@ -158,14 +158,13 @@ impl OverlayArgs {
         self.overlay.is_some() || self.overlay_max.is_some()
     }
 
-    /// The directory: not /tmp, which is memory on many machines.
-    pub fn dir(&self) -> PathBuf {
-        self.overlay.clone().unwrap_or_else(|| PathBuf::from("/var/tmp"))
-    }
-
-    /// The limit in bytes.
-    pub fn max_bytes(&self) -> u64 {
-        self.overlay_max.unwrap_or(DEFAULT_MAX_BYTES)
+    /// Where it goes, and how large it may become.
+    pub fn space(&self) -> ScratchSpace {
+        let default = ScratchSpace::default();
+        ScratchSpace {
+            dir: self.overlay.clone().unwrap_or(default.dir),
+            max_bytes: self.overlay_max.unwrap_or(default.max_bytes),
+        }
     }
 }
 

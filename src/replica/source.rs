@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 use crate::format::layer_meta::LayerMeta;
@@ -208,8 +209,13 @@ impl ReplicaDir {
             Error::source("cannot open the layer")
                 .with_path(self.path())
                 .in_layer(name)
+                .with_hint(match e.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::EMFILE | Errno::ENFILE) => {
+                        "each layer is an open file: allow more of them (ulimit -n)"
+                    }
+                    _ => "layers belong to root: run as root",
+                })
                 .caused_by(e)
-                .with_hint("layers belong to root: run as root")
         })?;
         LayerFile::new(name.to_owned(), file)
     }

@@ -20,6 +20,9 @@ use crate::sys::dir::FileId;
 /// The inode of the initial PID namespace (`PROC_PID_INIT_INO` in the kernel's `proc_ns.h`, fixed since 3.8).
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
+/// How many files a process may have open where nothing else is set (`INR_OPEN_CUR` in the kernel's `fs.h`).
+const DEFAULT_FILES: u64 = 1024;
+
 /// Somebody who has one of the files open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
@@ -71,11 +74,12 @@ pub fn holders_of(files: &HashMap<FileId, String>) -> Holders {
 }
 
 /// Has as many files open at a time as the system lets this process have: by default it is 1,024, so that programs which
-/// cannot count further do not break.
-pub fn allow_many_files() {
-    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+/// cannot count further do not break. Returns how many there may be.
+pub fn allow_many_files() -> u64 {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
         // Whoever needs more than there may be gets an error when it is so far.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+        Ok((now, most)) => setrlimit(Resource::RLIMIT_NOFILE, most, most).map_or(now, |()| most),
+        Err(_) => DEFAULT_FILES,
     }
 }
 

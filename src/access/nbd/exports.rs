@@ -6,12 +6,14 @@
 mod state;
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::access::nbd::record::Record;
 use crate::access::nbd::{Catalog, Listed};
-use crate::access::scratch::Scratch;
+use crate::access::scratch::{Scratch, ScratchSpace};
 use crate::access::volume::{Volume, VolumeOptions};
 use crate::error::Result;
 use crate::model::finding::{Code, Finding};
@@ -24,6 +26,15 @@ use state::{Opened, State};
 /// How many exports stay open that nobody uses. Each remembers which layer serves what, in up to 12 MiB.
 const MAX_IDLE: usize = 4;
 
+/// How many descriptors are left for what is not a layer: clients, temporary files, the program itself.
+const OTHER_FILES: u64 = 300;
+
+/// How long a new export waits for others to be given up where there are not enough descriptors for all of them: that a
+/// client has gone is not known the moment it goes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// What is served, and how.
 #[derive(Clone, Debug, Default)]
 pub struct ExportOptions {
@@ -31,17 +42,8 @@ pub struct ExportOptions {
     pub volume: VolumeOptions,
     /// Serve this partition of each instead of the whole.
     pub partition: Option<u32>,
-    /// Take writes, and throw them away in the end.
-    pub overlay: Option<Overlay>,
-}
-
-/// Where writes go.
-#[derive(Clone, Debug)]
-pub struct Overlay {
-    /// The directory of the temporary files, one for each export.
-    pub dir: PathBuf,
-    /// How much each may hold, in bytes.
-    pub max_bytes: u64,
+    /// Take writes, to a temporary file for each export, and throw them away in the end.
+    pub overlay: Option<ScratchSpace>,
 }
 
 /// All exports.
@@ -53,6 +55,8 @@ pub struct Exports<'a> {
     states: Vec<State>,
     /// The places of those that are open, the one last asked for at the end.
     recent: Mutex<VecDeque<usize>>,
+    /// How many may be open without asking for more files than this process may have.
+    max_open: usize,
 }
 
 impl<'a> Exports<'a> {
@@ -62,9 +66,12 @@ impl<'a> Exports<'a> {
     /// # Errors
     /// When nothing can be opened: why the default export cannot.
     pub fn new(path: &'a Path, options: ExportOptions, record: &'a Record<'a>) -> Result<Self> {
-        allow_many_files();
+        let files = allow_many_files().saturating_sub(OTHER_FILES);
         let states = state::all(path, &options.volume.source)?;
-        let exports = Exports { path, options, record, states, recent: Mutex::default() };
+        // The chain of a state has no more layers than there are states, the volume's head and the backing image apart.
+        let max_open = (files / (states.len() as u64 + 2)).max(1);
+        let max_open = usize::try_from(max_open).unwrap_or(usize::MAX);
+        let exports = Exports { path, options, record, states, recent: Mutex::default(), max_open };
         if let Err(e) = exports.open_state(0) {
             if !(1..exports.states.len()).any(|other| exports.open_state(other).is_ok()) {
                 return Err(e);
@@ -89,6 +96,7 @@ impl<'a> Exports<'a> {
         let disk = match &*opened {
             Some(opened) => Arc::clone(&opened.disk),
             None => {
+                self.make_room();
                 let new = self.opened(state, place == 0)?;
                 self.record.found(&new.volume.findings);
                 Arc::clone(&opened.insert(new).disk)
@@ -122,19 +130,53 @@ impl<'a> Exports<'a> {
     /// Closes what nobody uses, first what was not asked for for the longest time, until few are left. `used` was
     /// asked for just now.
     fn close_idle(&self, used: usize) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.recent();
         recent.retain(|&place| place != used);
         recent.push_back(used);
-        if self.options.overlay.is_some() {
-            return;
+        if self.may_close() {
+            let idle = self.idle(&recent);
+            self.close(&idle[..idle.len().saturating_sub(MAX_IDLE)], &mut recent);
         }
-        let idle: Vec<_> = recent.iter().copied().filter(|&place| self.states[place].is_idle()).collect();
-        for &place in &idle[..idle.len().saturating_sub(MAX_IDLE)] {
+    }
+
+    /// Waits until there are descriptors for one more state, but not for ever: the count is that of the longest chain,
+    /// and should the state then not open, whoever asks is told why.
+    fn make_room(&self) {
+        let begun = Instant::now();
+        while self.may_close() && begun.elapsed() < PATIENCE {
+            let mut recent = self.recent();
+            let too_many = (recent.len() + 1).saturating_sub(self.max_open);
+            let idle = self.idle(&recent);
+            self.close(&idle[..too_many.min(idle.len())], &mut recent);
+            if recent.len() < self.max_open {
+                return;
+            }
+            drop(recent);
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// What was written on top of an export would be lost with it.
+    fn may_close(&self) -> bool {
+        self.options.overlay.is_none()
+    }
+
+    /// Those that nobody uses.
+    fn idle(&self, recent: &VecDeque<usize>) -> Vec<usize> {
+        recent.iter().copied().filter(|&place| self.states[place].is_idle()).collect()
+    }
+
+    fn close(&self, places: &[usize], recent: &mut VecDeque<usize>) {
+        for &place in places {
             if let Some(closed) = self.states[place].close() {
                 recent.retain(|&other| other != place);
                 self.recheck_one(&closed.volume);
             }
         }
+    }
+
+    fn recent(&self) -> MutexGuard<'_, VecDeque<usize>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks whether what was served is still what it was when it was opened.

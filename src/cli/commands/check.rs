@@ -1,23 +1,18 @@
 //! `lhrecover check`: is what a replica holds any good?
 
-use std::env;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::access::scratch::DEFAULT_MAX_BYTES;
 use crate::cli::Outcome;
-use crate::cli::args::{LookArgs, size};
+use crate::cli::args::{LookArgs, OverlayArgs, size};
 use crate::cli::signals::cancel_on_signals;
 use crate::cli::ui::Ui;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::Run;
 use crate::report::check as report;
 use crate::workflow::check::databases::DatabaseOptions;
 use crate::workflow::check::{CheckOptions, check};
 use crate::workflow::tool::Tools;
-
-/// Where throw-away copies go unless told otherwise: on a disk, while `/tmp` may be in memory.
-const DEFAULT_OVERLAY_DIR: &str = "/var/tmp";
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -42,12 +37,8 @@ pub struct Args {
     /// How long a file system's checker may take, in seconds; without end unless this is given
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     tool_timeout: Option<u64>,
-    /// The directory for throw-away copies: what a replayed journal writes, and databases
-    #[arg(long, value_name = "DIR")]
-    overlay: Option<PathBuf>,
-    /// How large the throw-away copy that a journal is replayed on may grow (suffixes K, M, G, T) [default: 4G]
-    #[arg(long, value_name = "BYTES", value_parser = size)]
-    overlay_max: Option<u64>,
+    #[command(flatten)]
+    overlay: OverlayArgs,
     #[command(flatten)]
     look: LookArgs,
 }
@@ -72,7 +63,8 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
 
 impl Args {
     fn options(&self) -> Result<CheckOptions> {
-        let overlay = self.overlay_dir()?;
+        let mut overlay = self.overlay.space();
+        overlay.dir = overlay.real_dir()?;
         let mut tools = Tools::here();
         tools.timeout = self.tool_timeout.map(Duration::from_secs);
         Ok(CheckOptions {
@@ -80,23 +72,11 @@ impl Args {
             partition: self.look.partition,
             tools,
             databases: (!self.no_databases).then(|| DatabaseOptions {
-                dir: overlay.clone(),
+                dir: overlay.dir.clone(),
                 max_bytes: self.databases_max,
                 timeout: Duration::from_secs(self.databases_timeout),
             }),
             overlay,
-            overlay_max_bytes: self.overlay_max.unwrap_or(DEFAULT_MAX_BYTES),
-        })
-    }
-
-    fn overlay_dir(&self) -> Result<PathBuf> {
-        let default =
-            || env::var_os("TMPDIR").map_or_else(|| PathBuf::from(DEFAULT_OVERLAY_DIR), PathBuf::from);
-        let dir = self.overlay.clone().unwrap_or_else(default);
-        dir.canonicalize().ok().filter(|dir| dir.is_dir()).ok_or_else(|| {
-            Error::usage("there is no such directory for throw-away copies")
-                .with_path(&dir)
-                .with_hint("name one with --overlay")
         })
     }
 }

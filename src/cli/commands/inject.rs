@@ -1,6 +1,6 @@
 //! `lhrecover inject`: the data back into a live block device.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 
@@ -230,8 +230,7 @@ impl Args {
             leave: self.target.leave(),
             allow_luks_mismatch: self.allow_luks_mismatch,
             journal: self.journal(),
-            overlay: self.overlay.overlay.as_deref().map(Path::to_path_buf),
-            overlay_max_bytes: self.overlay.overlay_max,
+            overlay: self.overlay.space(),
             keep_uuid: self.files.keep_uuid,
             existing: existing.into_iter().find(|(is_given, _)| *is_given).map(|(_, existing)| existing),
             verify: self.verify.unwrap_or(false),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use crate::cli::Outcome;
-use crate::cli::args::{LookArgs, size};
+use crate::cli::args::{LookArgs, OverlayArgs};
 use crate::cli::signals::cancel_on_signals;
 use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
@@ -32,18 +32,14 @@ pub struct Args {
     /// With --image-only, `replay` makes the image writable, on such a copy
     #[arg(long, value_name = "WHAT", default_value = "skip")]
     journal: JournalArg,
-    /// Where the throw-away copy goes, in a temporary file without a name: a directory, or a file in it
-    #[arg(long, value_name = "FILE")]
-    overlay: Option<PathBuf>,
-    /// How large the throw-away copy may grow (suffixes K, M, G, T: powers of 1024) [default: 4G]
-    #[arg(long, value_name = "BYTES", value_parser = size)]
-    overlay_max: Option<u64>,
     /// The key of an encrypted volume (LUKS), as cryptsetup takes it
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
     /// Stay, and take it down at the end: on Ctrl-C or another signal
     #[arg(long)]
     foreground: bool,
+    #[command(flatten)]
+    overlay: OverlayArgs,
     #[command(flatten)]
     look: LookArgs,
 }
@@ -94,7 +90,7 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
 impl Args {
     fn options(&self) -> Result<MountOptions> {
         let journal = self.journal.into();
-        if journal == Journal::Skip && (self.overlay.is_some() || self.overlay_max.is_some()) {
+        if journal == Journal::Skip && self.overlay.is_given() {
             return Err(Error::usage(
                 "--overlay and --overlay-max are for --journal replay: nothing is written without it",
             ));
@@ -104,8 +100,7 @@ impl Args {
             partition: self.look.partition,
             image_only: self.image_only,
             journal,
-            overlay: self.overlay.clone(),
-            overlay_max_bytes: self.overlay_max,
+            overlay: self.overlay.space(),
             key_file: self.key_file.clone(),
             hold: false,
         })

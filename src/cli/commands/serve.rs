@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::access::nbd::Catalog;
-use crate::access::nbd::exports::{ExportOptions, Exports, Overlay};
+use crate::access::nbd::exports::{ExportOptions, Exports};
 use crate::access::nbd::listen::{Address, Listener};
 use crate::access::nbd::record::{Record, Watcher};
 use crate::access::nbd::server::serve;
@@ -87,7 +87,7 @@ impl Args {
             self.refuse_inside(path, "the socket would be inside the replica directory")?;
         }
         if self.writable {
-            let inside = self.overlay.dir().join("file");
+            let inside = self.overlay.space().real_dir()?.join("file");
             self.refuse_inside(&inside, "the overlay would be inside the replica directory")?;
         }
         Ok(address)
@@ -108,9 +108,7 @@ impl Args {
         ExportOptions {
             volume: self.look.options(),
             partition: self.look.partition,
-            overlay: self
-                .writable
-                .then(|| Overlay { dir: self.overlay.dir(), max_bytes: self.overlay.max_bytes() }),
+            overlay: self.writable.then(|| self.overlay.space()),
         }
     }
 }

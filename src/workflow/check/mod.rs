@@ -10,13 +10,14 @@ mod judge;
 pub mod sqlite;
 mod stage;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::unistd::geteuid;
 
 use crate::access::inside;
 use crate::access::mounted::MountedFiles;
+use crate::access::scratch::ScratchSpace;
 use crate::access::volume::{Volume, VolumeOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Run;
@@ -49,10 +50,8 @@ pub struct CheckOptions {
     pub partition: Option<u32>,
     /// Other people's checkers.
     pub tools: Tools,
-    /// Where the throw-away copy goes.
-    pub overlay: PathBuf,
-    /// How large it may get, in bytes.
-    pub overlay_max_bytes: u64,
+    /// The throw-away copy that a journal is replayed on.
+    pub overlay: ScratchSpace,
     /// How databases are checked; `None` when they are not.
     pub databases: Option<DatabaseOptions>,
 }
@@ -116,13 +115,12 @@ pub struct PartCheck {
 /// # Errors
 /// As [`Volume::open`]; when it was stopped. What cannot be checked is a finding.
 pub fn check(source: &Path, options: &CheckOptions, run: &Run<'_>) -> Result<Checked> {
-    refuse_inside(&options.overlay, source, "the directory for throw-away copies")?;
+    refuse_inside(&options.overlay.dir, source, "the directory for throw-away copies")?;
     let volume = Volume::open(source, &options.volume)?;
     let ground = Ground {
         source: source.to_path_buf(),
         volume: options.volume.clone(),
         overlay: options.overlay.clone(),
-        overlay_max_bytes: options.overlay_max_bytes,
     };
     let checker = Checker { ground, options, run };
     let mut findings = volume.findings.clone();

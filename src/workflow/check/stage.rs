@@ -6,15 +6,14 @@
 
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-
+use crate::access::scratch::ScratchSpace;
 use crate::access::volume::VolumeOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Run;
 use crate::sys::mount::unmount_at;
 use crate::workflow::mount::state::of_overlay;
 use crate::workflow::mount::teardown::{self, TakenDown};
-use crate::workflow::mount::{Journal, MountOptions, Mounted, mount};
+use crate::workflow::mount::{Journal, MountOptions, Mounted, mount_apart};
 
 /// Where the volume comes from, and where what is written goes.
 #[derive(Clone, Debug)]
@@ -23,16 +22,13 @@ pub struct Ground {
     pub source: PathBuf,
     /// Which state of it.
     pub volume: VolumeOptions,
-    /// Where the throw-away copy goes.
-    pub overlay: PathBuf,
-    /// How large it may get, in bytes.
-    pub overlay_max_bytes: u64,
+    /// The throw-away copy.
+    pub overlay: ScratchSpace,
 }
 
 /// Something put up. It comes down when it is dropped, too; what goes wrong then is for `umount --stale`.
 pub struct Stage {
     mounted: Option<Mounted>,
-    place: TempDir,
 }
 
 impl Stage {
@@ -53,27 +49,20 @@ impl Stage {
     }
 
     fn put_up(ground: &Ground, partition: Option<u32>, image_only: bool, run: &Run<'_>) -> Result<Self> {
-        let place =
-            tempfile::Builder::new().prefix("lhrecover-").tempdir_in(&ground.overlay).map_err(|e| {
-                Error::output("cannot make a directory to mount at").with_path(&ground.overlay).caused_by(e)
-            })?;
         let options = MountOptions {
             volume: ground.volume.clone(),
             partition,
             image_only,
             journal: Journal::Replay,
-            overlay: Some(ground.overlay.clone()),
-            overlay_max_bytes: Some(ground.overlay_max_bytes),
-            key_file: None,
-            hold: true,
+            overlay: ground.overlay.clone(),
+            ..MountOptions::default()
         };
-        let mounted = mount(&ground.source, place.path(), &options, run)?;
-        Ok(Stage { mounted: Some(mounted), place })
+        Ok(Stage { mounted: Some(mount_apart(&ground.source, &options, run)?) })
     }
 
     /// Where it is mounted.
     pub fn place(&self) -> &Path {
-        self.place.path()
+        self.mounted.as_ref().map_or(Path::new(""), |mounted| &mounted.state.mountpoint)
     }
 
     /// The image file.

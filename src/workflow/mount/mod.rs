@@ -29,6 +29,7 @@ use server::Released;
 use site::{Site, Up};
 use state::{Entry, State};
 
+use crate::access::scratch::ScratchSpace;
 use crate::access::volume::{Volume, VolumeOptions};
 use crate::error::{Error, Result};
 use crate::event::Run;
@@ -48,10 +49,8 @@ pub struct MountOptions {
     pub image_only: bool,
     /// What becomes of the journal.
     pub journal: Journal,
-    /// The directory for the throw-away copy that a journal is played back on, or a file in it.
-    pub overlay: Option<PathBuf>,
-    /// How large that copy may grow, in bytes.
-    pub overlay_max_bytes: Option<u64>,
+    /// The throw-away copy that a journal is played back on.
+    pub overlay: ScratchSpace,
     /// The key of an encrypted volume.
     pub key_file: Option<PathBuf>,
     /// Take everything down when this process ends, however it does.

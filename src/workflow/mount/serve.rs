@@ -30,6 +30,9 @@ use crate::sys::daemon::{cut_loose, serves_writes};
 /// How often is looked whether the image was unmounted.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How often is tried to take down what nobody holds any more.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// The most places of trouble that are written down.
 const MAX_PLACES: usize = 1000;
 
@@ -127,8 +130,14 @@ fn watch(
 ) {
     thread::spawn(move || {
         let mut line = String::new();
-        let up = orders.read_line(&mut line).is_ok_and(|len| len > 0);
-        let _ = sender.send(if up { Notice::Up } else { Notice::End });
+        if orders.read_line(&mut line).is_ok_and(|len| len > 0) {
+            let _ = sender.send(Notice::Up);
+            return;
+        }
+        // Whoever held it is gone, and nobody else will take it down; a tool that was left behind may use it for a while.
+        while sender.send(Notice::End).is_ok() {
+            thread::sleep(RETRY);
+        }
     });
     let taking_down = Arc::new(Mutex::new(()));
     while !image.has_ended() {
@@ -155,8 +164,8 @@ fn have_taken_down(dir: &Path, log: &Log) {
     command.args(["umount", "--quiet", "--entry"]).arg(dir).current_dir("/");
     match command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output() {
         Ok(output) if output.status.success() => {}
-        Ok(output) => log.line(&format!("asked to end: {}", String::from_utf8_lossy(&output.stderr).trim())),
-        Err(e) => log.line(&format!("asked to end, and cannot start the process for it: {e}")),
+        Ok(output) => log.once(&format!("asked to end: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        Err(e) => log.once(&format!("asked to end, and cannot start the process for it: {e}")),
     }
 }
 
@@ -192,6 +201,16 @@ impl Log {
         self.line(&format!("{mark}{error}"));
         if last {
             self.line("there are more places; they are not written down");
+        }
+    }
+
+    /// The same line may come again and again.
+    fn once(&self, text: &str) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = places.len() < MAX_PLACES && places.insert((text.to_owned(), 0));
+        drop(places);
+        if is_new {
+            self.line(text);
         }
     }
 

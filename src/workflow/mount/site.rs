@@ -1,6 +1,5 @@
 //! A mount in the making: each thing is written down before it is put up.
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +8,6 @@ use super::server::{Order, Overlay, Released, Server};
 use super::state::{Entry, Lock, OVERLAY_ADVICE, State, lock_claims, of_overlay};
 use super::{MountOptions, checks, luks, teardown};
 use crate::access::inside::Inside;
-use crate::access::scratch::DEFAULT_MAX_BYTES;
 use crate::access::volume::{Volume, VolumeOptions};
 use crate::error::{Error, Result};
 use crate::event::Run;
@@ -19,9 +17,6 @@ use crate::sys::device::DeviceNumber;
 use crate::sys::device::attach::Attached;
 use crate::sys::mount::set_read_ahead;
 use crate::view::disk::Disk;
-
-/// Where the throw-away copy goes unless told otherwise: on a disk, while `/tmp` may be in memory.
-const DEFAULT_OVERLAY_DIR: &str = "/var/tmp";
 
 /// How far the kernel reads ahead in the image, in KiB. Its own 128 leave a server idle between requests.
 const READ_AHEAD_KIB: u32 = 1024;
@@ -120,9 +115,9 @@ impl Site {
         let mut order = Order::new(&self.source, &self.options.volume, &self.state.image_dir(&self.entry));
         order.partition = partition;
         if self.options.journal == Journal::Replay {
-            let dir = overlay_dir(self.options.overlay.as_deref())?;
+            let dir = self.options.overlay.real_dir()?;
             checks::refuse_inside(&dir, &self.source, "the throw-away copy")?;
-            let max_bytes = self.options.overlay_max_bytes.unwrap_or(DEFAULT_MAX_BYTES);
+            let max_bytes = self.options.overlay.max_bytes;
             order.overlay = Some(Overlay { dir: dir.into(), max_bytes });
         }
         Ok(order)
@@ -183,20 +178,6 @@ fn unreplayed(dirty: Option<bool>) -> Option<String> {
         }
     };
     Some(format!("{words}. To see them, on a throw-away copy: --journal replay"))
-}
-
-/// The directory that `--overlay` means.
-fn overlay_dir(named: Option<&Path>) -> Result<PathBuf> {
-    let default = || env::var_os("TMPDIR").map_or_else(|| PathBuf::from(DEFAULT_OVERLAY_DIR), PathBuf::from);
-    let path = named.map_or_else(default, Path::to_path_buf);
-    let parent = || path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let dir = if path.is_dir() { &path } else { parent() };
-    dir.canonicalize().map_err(|e| {
-        Error::usage("cannot find the directory for the throw-away copy")
-            .with_path(dir)
-            .caused_by(e)
-            .with_hint("name one with --overlay")
-    })
 }
 
 fn read_ahead(image: &Path) {

@@ -31,6 +31,7 @@ use steps::Steps;
 use tree::Tally;
 
 use crate::access::inside::{self, Inside};
+use crate::access::scratch::ScratchSpace;
 use crate::access::volume::{Volume, VolumeOptions};
 use crate::error::{Error, Result};
 use crate::event::Run;
@@ -64,10 +65,8 @@ pub struct FilesOptions {
     pub allow_luks_mismatch: bool,
     /// What becomes of the source's journal.
     pub journal: Journal,
-    /// The directory for the throw-away copy that it is played back on.
-    pub overlay: Option<PathBuf>,
-    /// How large that may grow, in bytes.
-    pub overlay_max_bytes: Option<u64>,
+    /// The throw-away copy that it is played back on.
+    pub overlay: ScratchSpace,
     /// A file system that is made gets the source's UUID.
     pub keep_uuid: bool,
     /// What becomes of files on the device.

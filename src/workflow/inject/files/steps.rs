@@ -70,7 +70,6 @@ impl Steps<'_> {
             partition: self.from.inside.partition.as_ref().map(|partition| partition.number),
             journal: self.options.journal,
             overlay: self.options.overlay.clone(),
-            overlay_max_bytes: self.options.overlay_max_bytes,
             ..MountOptions::default()
         }
     }
