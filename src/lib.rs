@@ -3,8 +3,11 @@
 //! ```text
 //!   nodes, disks ──scan──> Evidence ──standing──> the replica to take ──preserve──> a copy of it
 //!                                                        │
-//!                       ReplicaDir ──open_source──> layers ──sweep──> plan ──copy──> sink (file, device, stream)
-//!                                                        └──verify──> against checksums, siblings, an image
+//!                       ReplicaDir ──open_source──> layers ──sweep──> plan ──copy───> sink (file, device, stream)
+//!                                                        │               └────delta──> target (what a device holds)
+//!                                                        ├──verify──> against checksums, siblings, an image
+//!                                                        └──merged view──> mount, serve, browse, check, diff,
+//!                                                                          files onto a device
 //! ```
 //!
 //! Floors and rules are in `ARCHITECTURE.md`.

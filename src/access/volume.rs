@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::access::inside;
+use crate::engine::judge;
 use crate::error::{Error, Result};
 use crate::model::finding::Finding;
 use crate::model::overlay::Unwritten;
@@ -78,15 +79,7 @@ impl Volume {
     pub fn of_replica(replica: &ReplicaDir, options: &VolumeOptions) -> Result<Self> {
         let source = replica.open_source(&options.source)?;
         if !options.accept_copy_damage && looks_fully_allocated(&source) {
-            return Err(Error::refused(
-                "every layer of the chain is fully allocated: this looks like a copy that turned holes into data, and \
-                 the top layer hides everything below it",
-            )
-            .with_path(replica.path())
-            .with_hint(
-                "go back to the original directory, or to a copy that kept its holes; to read it all the same: \
-                 --accept-copy-damage",
-            ));
+            return Err(judge::refuse_copy_damage().with_path(replica.path()));
         }
         let view =
             Arc::new(MergedView::new(Arc::clone(&source.layers), source.volume_bytes, options.unwritten));
@@ -146,7 +139,7 @@ impl Volume {
     }
 }
 
-/// What `every_layer_is_full` of a survey says, from what the files take on the disk: the survey takes as long as the
+/// What [`judge::every_layer_is_full`] says of a survey, from what the files take on the disk: the survey takes as long as the
 /// volume is large.
 fn looks_fully_allocated(source: &Source) -> bool {
     let own = source.chain.iter().filter(|layer| layer.kind != LayerKind::Backing);

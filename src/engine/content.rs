@@ -4,6 +4,8 @@
 //! the guest had written zeros over it. No error is left behind, only that there is not one block of zeros in any
 //! layer. (The opposite damage, holes that became data, shows in the extents alone: [`judge`].)
 
+use std::sync::Arc;
+
 use crate::engine::judge;
 use crate::engine::sweep::Survey;
 use crate::error::{Error, ErrorKind, Result};
@@ -11,11 +13,11 @@ use crate::event::Run;
 use crate::guest::{self, Guest, GuestKind};
 use crate::model::extent::{ExtentKind, SectorExtents};
 use crate::model::finding::{Code, Finding};
-use crate::model::overlay::{Segment, Served, Unwritten};
+use crate::model::overlay::Unwritten;
 use crate::model::units::{ByteRange, SECTOR_BYTES, sector_ceil};
 use crate::replica::{LayerKind, Source};
 use crate::view::LayerImage;
-use crate::view::layers::overlay;
+use crate::view::merged::MergedView;
 
 /// With less data than this, in bytes, the absence of a zero block says nothing: a file system that was used for a
 /// while has written some by then, but a small volume may be one file of random bytes.
@@ -90,24 +92,8 @@ fn own_layers(source: &Source) -> impl Iterator<Item = (usize, &dyn LayerImage)>
 /// # Errors
 /// When its beginning cannot be read.
 pub fn recognise(source: &Source) -> Result<Option<Guest>> {
-    Ok(guest::recognise(&head_of_view(source)?))
-}
-
-/// The beginning of the merged view: enough to recognise what is inside.
-fn head_of_view(source: &Source) -> Result<Vec<u8>> {
-    let range = ByteRange::new(0, guest::HEAD_BYTES.min(source.volume_bytes));
-    let mut head = vec![0; usize::try_from(range.end_bytes).unwrap_or_default()];
-    let mut segments = overlay(&source.layers, range, Unwritten::Zero)?;
-    while let Some(Segment { range, served }) = segments.next_segment()? {
-        let bytes = usize::try_from(range.start_bytes)
-            .ok()
-            .zip(usize::try_from(range.end_bytes).ok())
-            .and_then(|(start, end)| head.get_mut(start..end));
-        if let (Served::Data(layer), Some(bytes)) = (served, bytes) {
-            source.layers[usize::from(layer)].read_exact_at(bytes, range.start_bytes)?;
-        }
-    }
-    Ok(head)
+    let view = MergedView::new(Arc::clone(&source.layers), source.volume_bytes, Unwritten::Zero);
+    guest::on_disk(&view)
 }
 
 fn no_zeros() -> Finding {

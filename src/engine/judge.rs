@@ -1,6 +1,7 @@
 //! What a survey says about the data: unwritten extents, and signs that a copy damaged the replica.
 
 use crate::engine::sweep::{Ranges, Survey};
+use crate::error::Error;
 use crate::model::finding::{Code, Finding};
 use crate::model::overlay::Unwritten;
 use crate::model::units::sector_ceil;
@@ -23,6 +24,23 @@ pub fn every_layer_is_full(layers: &Layers, survey: &Survey, has_backing: bool, 
     all && count + usize::from(has_backing) >= 2
 }
 
+fn copy_damage() -> Finding {
+    Finding::new(
+        Code::CopyFullyAllocated,
+        "every layer of the chain is fully allocated: this looks like a copy that turned holes into data",
+        "the top layer hides everything below it, so what is read would be wrong: cp --sparse=never, rsync, scp and \
+         tar without -S all do this",
+    )
+    .advise("go back to the original directory, or to a copy that kept its holes")
+}
+
+/// What somebody is told who wants to read such a copy, and has not given leave.
+pub fn refuse_copy_damage() -> Error {
+    let damage = copy_damage();
+    Error::refused(format!("{}: {}", damage.what, damage.meaning))
+        .with_hint(format!("{}; to read it all the same: --accept-copy-damage", damage.advice))
+}
+
 /// The findings of a survey.
 pub fn judge(
     layers: &Layers,
@@ -33,15 +51,7 @@ pub fn judge(
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     if every_layer_is_full(layers, survey, has_backing, volume_bytes) {
-        findings.push(
-            Finding::new(
-                Code::CopyFullyAllocated,
-                "every layer of the chain is fully allocated: this looks like a copy that turned holes into data",
-                "the top layer hides everything below it, so the merge would be wrong: cp --sparse=never, rsync, scp and \
-                 tar without -S all do this",
-            )
-            .advise("go back to the original directory, or to a copy that kept its holes"),
-        );
+        findings.push(copy_damage());
     }
     if survey.unwritten_hiding.count > 0 {
         let (here, other) = match unwritten {

@@ -4,8 +4,8 @@
 //! those that nothing can be made with any more.
 
 use crate::error::Result;
-use crate::guest::HEAD_BYTES;
 use crate::guest::fields::Fields;
+use crate::guest::head_of;
 use crate::view::disk::Disk;
 
 /// How a file system was made.
@@ -76,13 +76,10 @@ impl Geometry {
 /// # Errors
 /// When its beginning cannot be read.
 pub fn read(disk: &dyn Disk) -> Result<Option<Geometry>> {
-    let len = usize::try_from(disk.size_bytes().min(HEAD_BYTES)).unwrap_or_default();
-    let mut head = vec![0; len];
-    disk.read_exact_at(&mut head, 0)?;
-    Ok(of(&head))
+    Ok(of(&head_of(disk)?))
 }
 
-/// The same from the first [`HEAD_BYTES`].
+/// The same from the first [`HEAD_BYTES`](crate::guest::HEAD_BYTES).
 pub fn of(head: &[u8]) -> Option<Geometry> {
     xfs(head).map(Geometry::Xfs).or_else(|| ext(head).map(Geometry::Ext))
 }

@@ -89,10 +89,25 @@ pub fn recognise(head: &[u8]) -> Option<Guest> {
 /// # Errors
 /// When its beginning cannot be read.
 pub fn on_disk(disk: &dyn Disk) -> Result<Option<Guest>> {
-    let len = usize::try_from(disk.size_bytes().min(HEAD_BYTES)).unwrap_or_default();
-    let mut head = vec![0; len];
-    disk.read_exact_at(&mut head, 0)?;
-    Ok(recognise(&head))
+    Ok(recognise(&head_of(disk)?))
+}
+
+/// As much of the beginning of `disk` as tells what it is.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn head_of(disk: &dyn Disk) -> Result<Vec<u8>> {
+    head(disk.size_bytes(), |buf, at| disk.read_exact_at(buf, at))
+}
+
+/// The same of anything of `size_bytes` that `read` reads at an offset.
+///
+/// # Errors
+/// As those of `read`.
+pub fn head(size_bytes: u64, read: impl FnOnce(&mut [u8], u64) -> Result<()>) -> Result<Vec<u8>> {
+    let mut head = vec![0; usize::try_from(size_bytes.min(HEAD_BYTES)).unwrap_or_default()];
+    read(&mut head, 0)?;
+    Ok(head)
 }
 
 #[cfg(test)]

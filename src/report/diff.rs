@@ -88,20 +88,9 @@ pub struct ServedReport {
 /// The files that changed.
 #[derive(Serialize)]
 pub struct FilesReport<'a> {
-    /// How many came.
-    pub added: u64,
-    /// How many went.
-    pub removed: u64,
-    /// How many have something else in them.
-    pub changed: u64,
-    /// Of how many only something about them changed.
-    pub metadata: u64,
-    /// How many have another name.
-    pub renamed: u64,
-    /// How many have another path only because a directory above them was renamed.
-    pub moved_along: u64,
-    /// How many did not change.
-    pub same: u64,
+    /// How many of each sort.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Whether there were too many to find out which were renamed.
     pub renames_given_up: bool,
     /// What changed, by path.
@@ -194,19 +183,7 @@ fn side(
 
 impl<'a> From<&'a Files> for FilesReport<'a> {
     fn from(files: &'a Files) -> Self {
-        let Counts { added, removed, changed, metadata, renamed, moved_along, same } = files.counts;
-        let renames_given_up = files.renames_given_up;
-        FilesReport {
-            added,
-            removed,
-            changed,
-            metadata,
-            renamed,
-            moved_along,
-            same,
-            renames_given_up,
-            changes: files,
-        }
+        FilesReport { counts: files.counts, renames_given_up: files.renames_given_up, changes: files }
     }
 }
 
@@ -309,19 +286,20 @@ fn layers(name: &str, side: &SideReport, compared: bool) -> String {
 
 /// How many files changed, in a line.
 fn summary(files: &FilesReport<'_>) -> String {
+    let Counts { added, removed, changed, metadata, renamed, moved_along, same } = files.counts;
     let counts = [
-        (files.added, "added"),
-        (files.removed, "removed"),
-        (files.changed, "changed"),
-        (files.metadata, "with other metadata"),
-        (files.renamed, "renamed"),
-        (files.moved_along, "below renamed directories"),
+        (added, "added"),
+        (removed, "removed"),
+        (changed, "changed"),
+        (metadata, "with other metadata"),
+        (renamed, "renamed"),
+        (moved_along, "below renamed directories"),
     ];
     let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
     let counts: Vec<_> = counts.collect();
     let all = if counts.is_empty() { "no file changed".to_owned() } else { counts.join(", ") };
     let doubt = if files.renames_given_up { "; too many to tell which were renamed" } else { "" };
-    format!("{all}; {} are the same{doubt}\n", files.same)
+    format!("{all}; {same} are the same{doubt}\n")
 }
 
 /// What changed for people, one to a line, and last how many more there are. An error is that of reading it back.

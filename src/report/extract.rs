@@ -26,20 +26,9 @@ pub struct ExtractReport {
     pub opened: OpenedReport,
     /// The directory that was extracted to, as it was named.
     pub target: String,
-    /// Regular files that were copied.
-    pub files: u64,
-    /// Directories that were made, or were there.
-    pub directories: u64,
-    /// Symbolic links that were made.
-    pub symlinks: u64,
-    /// Further names of files that were made.
-    pub hard_links: u64,
-    /// Pipes, sockets and devices that were made.
-    pub specials: u64,
-    /// Whatever was there already, the same.
-    pub skipped: u64,
-    /// Bytes of data that were copied.
-    pub copied_bytes: u64,
+    /// How much of what.
+    #[serde(flatten)]
+    pub extracted: Extracted,
     /// Damage, doubt, and what could not be kept, the most serious first.
     pub findings: Vec<FindingReport>,
     /// How long it took, in seconds.
@@ -55,20 +44,12 @@ impl ExtractReport {
         findings: Vec<FindingReport>,
         duration: Duration,
     ) -> Self {
-        let Extracted { files, directories, symlinks, hard_links, specials, skipped, copied_bytes } =
-            extracted;
         ExtractReport {
             schema_version: SCHEMA_VERSION,
             lhrecover_version: env!("CARGO_PKG_VERSION"),
             opened,
             target: target.display().to_string(),
-            files,
-            directories,
-            symlinks,
-            hard_links,
-            specials,
-            skipped,
-            copied_bytes,
+            extracted,
             findings,
             duration_seconds: duration.as_secs_f64(),
         }
@@ -77,18 +58,19 @@ impl ExtractReport {
 
 /// The same as a few lines.
 pub fn text(report: &ExtractReport) -> String {
+    let out = &report.extracted;
     let mut text = format!(
         "extracted {} files ({}) and {} directories to {}",
-        report.files,
-        human::bytes(report.copied_bytes),
-        report.directories,
+        out.files,
+        human::bytes(out.copied_bytes),
+        out.directories,
         printable(&report.target)
     );
     let more = [
-        (report.symlinks, "symbolic links"),
-        (report.hard_links, "further names"),
-        (report.specials, "pipes, sockets or devices"),
-        (report.skipped, "there already"),
+        (out.symlinks, "symbolic links"),
+        (out.hard_links, "further names"),
+        (out.specials, "pipes, sockets or devices"),
+        (out.skipped, "there already"),
     ];
     for (count, what) in more.iter().filter(|(count, _)| *count > 0) {
         // Writing to a String cannot fail.

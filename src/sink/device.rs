@@ -15,11 +15,9 @@ use super::guard::GuardedDevice;
 use crate::error::{Error, Result};
 use crate::event::{Event, Run};
 use crate::model::units::ByteRange;
-use crate::sink::{Sink, Target};
+use crate::sink::{Sink, Target, write_zeros};
 use crate::sys::sparse;
 
-/// Zeros are written in pieces of this size; between pieces the work can be stopped.
-const ZERO_PIECE_BYTES: usize = 1 << 20;
 /// The device zeroes this much at a time; on a slow disk that may take a second.
 const ZERO_OUT_PIECE_BYTES: u64 = 64 << 20;
 
@@ -28,14 +26,13 @@ const ZERO_OUT_PIECE_BYTES: u64 = 64 << 20;
 pub struct DeviceSink {
     target: GuardedDevice,
     fresh: bool,
-    zeros: Box<[u8]>,
 }
 
 impl DeviceSink {
     /// Writes to `target`, which is taken to hold anything until [`look_if_fresh`](Self::look_if_fresh) knows
     /// better.
     pub fn new(target: GuardedDevice) -> Self {
-        DeviceSink { target, fresh: false, zeros: vec![0; ZERO_PIECE_BYTES].into_boxed_slice() }
+        DeviceSink { target, fresh: false }
     }
 
     /// The device and what is known of it.
@@ -88,18 +85,6 @@ impl DeviceSink {
         let Some(start) = range.start_bytes.checked_next_multiple_of(align) else { return none };
         let end = range.end_bytes / align * align;
         if start < end { ByteRange::new(start, end) } else { none }
-    }
-
-    fn write_zeros(&self, range: ByteRange, run: &Run<'_>) -> Result<()> {
-        let mut at = range.start_bytes;
-        while at < range.end_bytes {
-            run.check()?;
-            let left = usize::try_from(range.end_bytes - at).unwrap_or(usize::MAX);
-            let piece = &self.zeros[..left.min(ZERO_PIECE_BYTES)];
-            self.write_at(piece, at)?;
-            at += piece.len() as u64;
-        }
-        Ok(())
     }
 
     /// Waits until everything is on stable storage.
@@ -170,17 +155,17 @@ impl Sink for DeviceSink {
             return Ok(());
         }
         let whole = self.part_for_the_device(range);
-        self.write_zeros(ByteRange::new(range.start_bytes, whole.start_bytes), run)?;
+        write_zeros(self, ByteRange::new(range.start_bytes, whole.start_bytes), run)?;
         let mut at = whole.start_bytes;
         while at < whole.end_bytes {
             run.check()?;
             let piece = ByteRange::new(at, whole.end_bytes.min(at.saturating_add(ZERO_OUT_PIECE_BYTES)));
             if !self.target.device().zero_out(piece)? {
-                self.write_zeros(piece, run)?;
+                write_zeros(self, piece, run)?;
             }
             at = piece.end_bytes;
         }
-        self.write_zeros(ByteRange::new(whole.end_bytes, range.end_bytes), run)
+        write_zeros(self, ByteRange::new(whole.end_bytes, range.end_bytes), run)
     }
 }
 

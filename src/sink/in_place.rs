@@ -16,11 +16,9 @@ use super::contents::{self, Contents};
 use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::model::units::ByteRange;
-use crate::sink::{Sink, Target};
+use crate::sink::{Sink, Target, write_zeros};
 use crate::sys::device::Host;
 use crate::sys::sparse;
-
-const ZERO_PIECE_BYTES: usize = 1 << 20;
 
 /// A locked image file that is written to in place.
 #[derive(Debug)]
@@ -137,15 +135,7 @@ impl Sink for ImageFile {
     }
 
     fn zero_range(&self, range: ByteRange, run: &Run<'_>) -> Result<()> {
-        let zeros = vec![0; ZERO_PIECE_BYTES];
-        let mut at = range.start_bytes;
-        while at < range.end_bytes {
-            run.check()?;
-            let len = usize::try_from(range.end_bytes - at).map_or(zeros.len(), |n| n.min(zeros.len()));
-            self.write_at(&zeros[..len], at)?;
-            at += len as u64;
-        }
-        Ok(())
+        write_zeros(self, range, run)
     }
 
     fn settle(&self, range: ByteRange) {

@@ -33,6 +33,24 @@ pub trait Target: Sink {
     }
 }
 
+/// Zeros are written in pieces of this size, in bytes; between pieces the work can be stopped.
+const ZERO_PIECE_BYTES: usize = 1 << 20;
+
+static ZEROS: [u8; ZERO_PIECE_BYTES] = [0; ZERO_PIECE_BYTES];
+
+/// Writes zeros to all of `range`.
+fn write_zeros(sink: &dyn Sink, range: ByteRange, run: &Run<'_>) -> Result<()> {
+    let mut at = range.start_bytes;
+    while at < range.end_bytes {
+        run.check()?;
+        let left = usize::try_from(range.end_bytes - at).unwrap_or(ZERO_PIECE_BYTES);
+        let piece = &ZEROS[..left.min(ZERO_PIECE_BYTES)];
+        sink.write_at(piece, at)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
+}
+
 /// Somewhere an image can be written, in any order.
 pub trait Sink: Sync {
     /// Writes all of `buf` at `offset_bytes`.

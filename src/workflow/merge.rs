@@ -177,10 +177,8 @@ pub(super) fn judge_source(
 ) -> Result<Vec<Finding>> {
     let Source { layers, has_backing, volume_bytes, .. } = source;
     let found = judge::judge(layers, survey, *has_backing, *volume_bytes, unwritten);
-    let damage = found.iter().find(|f| f.code == Code::CopyFullyAllocated);
-    if let (Some(damage), false) = (damage, accept_copy_damage) {
-        return Err(Error::refused(format!("{}: {}", damage.what, damage.meaning))
-            .with_hint(format!("{}; to read it all the same: --accept-copy-damage", damage.advice)));
+    if !accept_copy_damage && found.iter().any(|finding| finding.code == Code::CopyFullyAllocated) {
+        return Err(judge::refuse_copy_damage());
     }
     let inside = content::glance(source, survey, run)?;
     Ok(source.findings.iter().cloned().chain(found).chain(inside).collect())

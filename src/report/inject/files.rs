@@ -65,9 +65,9 @@ pub struct InjectFilesReport {
     /// How many more there were.
     pub more_failed: u64,
     /// What the source has.
-    pub source_counts: TallyReport,
+    pub source_counts: Tally,
     /// What the device has; `null` when nothing was written.
-    pub target_counts: Option<TallyReport>,
+    pub target_counts: Option<Tally>,
     /// Whether these are equal; `null` when they need not be.
     pub counts_equal: Option<bool>,
     /// What the file system's checker said; `null` when nothing was written.
@@ -118,30 +118,6 @@ pub struct FailedReport {
 impl From<&Failed> for FailedReport {
     fn from(failed: &Failed) -> Self {
         FailedReport { path: failed.path.clone(), reason: failed.reason.clone() }
-    }
-}
-
-/// How many files there are.
-#[derive(Clone, Debug, Serialize)]
-pub struct TallyReport {
-    /// Regular files.
-    pub files: u64,
-    /// Their lengths.
-    pub bytes: u64,
-    /// Directories.
-    pub directories: u64,
-    /// Symbolic links.
-    pub links: u64,
-    /// Devices, pipes and sockets.
-    pub others: u64,
-    /// What could not be looked at.
-    pub unreadable: u64,
-}
-
-impl From<Tally> for TallyReport {
-    fn from(tally: Tally) -> Self {
-        let Tally { files, bytes, directories, links, others, unreadable } = tally;
-        TallyReport { files, bytes, directories, links, others, unreadable }
     }
 }
 
@@ -219,8 +195,8 @@ pub fn of_files(source: &Path, injected: &InjectedFiles) -> InjectFilesReport {
         partial: copied.is_partial,
         failed: copied.failed.iter().map(FailedReport::from).collect(),
         more_failed: copied.more_failed,
-        source_counts: injected.source_tally.into(),
-        target_counts: injected.target_tally.map(TallyReport::from),
+        source_counts: injected.source_tally,
+        target_counts: injected.target_tally,
         counts_equal: injected.counts_equal(),
         check: injected.checked.as_ref().map(CheckReport::from),
         verification: injected.comparison.as_ref().map(ComparisonReport::from),
@@ -291,8 +267,8 @@ fn check_and_comparison(line: &mut impl FnMut(String), report: &InjectFilesRepor
     }
 }
 
-fn counts(tally: &TallyReport) -> String {
-    let TallyReport { files, bytes, directories, links, others, unreadable } = tally;
+fn counts(tally: &Tally) -> String {
+    let Tally { files, bytes, directories, links, others, unreadable } = tally;
     let mut words =
         format!("{files} files, {}, {directories} directories, {links} links", human::bytes(*bytes));
     if *others > 0 {

@@ -54,7 +54,7 @@ pub struct FileChange {
 }
 
 /// How many files there are of each sort.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Those that came.
     pub added: u64,

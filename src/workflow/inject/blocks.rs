@@ -20,7 +20,7 @@ use crate::guest::{self, Guest};
 use crate::model::finding::{Code, Finding};
 use crate::sink::Target;
 use crate::sink::device::DeviceSink;
-use crate::sink::guard::{self, DeviceLeave, GuardedDevice, SourceIdentity};
+use crate::sink::guard::{self, DeviceLeave, SourceIdentity};
 use crate::sink::in_place::ImageFile;
 use crate::sys::device::{Identity, Kind};
 use crate::view::disk::Disk;
@@ -133,13 +133,46 @@ pub fn inject(
     let inject = Inject { volume: &volume, survey: &survey, plan, target, options, run };
     let is_device =
         fs::metadata(target).map_or(target.starts_with("/dev"), |m| m.file_type().is_block_device());
-    let done = if is_device { inject.to_device()? } else { inject.to_file()? };
+    let Done { identity, before, after, surplus_bytes, grown, copy, findings: of_target } =
+        if is_device { inject.to_device()? } else { inject.to_file()? };
     volume.recheck()?;
     Ok(InjectedBlocks {
-        findings: findings.into_iter().chain(done.findings).collect(),
+        target: target.to_path_buf(),
+        identity,
+        before,
+        after,
+        top_layer: volume.state().map(|view| view.file().to_owned()),
+        volume_bytes,
+        surplus_bytes,
+        data_bytes: survey.data_bytes,
+        fresh: copy.fresh,
+        delta: copy.delta,
+        grown,
+        dry_run: options.dry_run,
+        verification: copy.verification,
+        findings: findings.into_iter().chain(of_target).collect(),
         duration: started.elapsed(),
-        ..done
+        delta_duration: copy.delta_duration,
     })
+}
+
+/// What was done to a target.
+struct Done {
+    identity: Option<Identity>,
+    before: String,
+    after: Option<Guest>,
+    surplus_bytes: u64,
+    grown: bool,
+    copy: Copied,
+    findings: Vec<Finding>,
+}
+
+/// What came of the writing, and the reading back.
+struct Copied {
+    fresh: bool,
+    delta: Delta,
+    delta_duration: Duration,
+    verification: Option<Verification>,
 }
 
 /// What both sorts of target have in common.
@@ -153,7 +186,7 @@ struct Inject<'a> {
 }
 
 impl Inject<'_> {
-    fn to_device(&self) -> Result<InjectedBlocks> {
+    fn to_device(&self) -> Result<Done> {
         let mut identity = SourceIdentity::new();
         self.volume.parts()?.iter().for_each(|part| identity.add(part));
         let device = guard::check(self.target, self.plan.volume_bytes, &identity, self.options.leave)?;
@@ -170,22 +203,15 @@ impl Inject<'_> {
         }
         // That may have taken hours.
         sink.target().recheck()?;
-        let done = self.carry_out(&sink, zeros, || sink.finish())?;
-        let after = self.recognise_target(sink.target())?;
+        let copy = self.carry_out(&sink, zeros, || sink.finish())?;
+        let after = recognise(&sink, surplus_bytes.saturating_add(self.plan.volume_bytes))?;
         drop(sink);
         let grown = match growth.filter(|_| !self.options.dry_run) {
             Some(file_system) => self.grow(file_system, &identity).map(|()| true)?,
             None => false,
         };
-        Ok(InjectedBlocks {
-            grown,
-            identity: Some(name),
-            before: before.to_string(),
-            after,
-            surplus_bytes,
-            findings,
-            ..done
-        })
+        let before = before.to_string();
+        Ok(Done { identity: Some(name), before, after, surplus_bytes, grown, copy, findings })
     }
 
     /// The file system that is to grow by so much, if that was asked for.
@@ -222,7 +248,7 @@ impl Inject<'_> {
         grow().map_err(|e| e.and("the volume is on the device as it was; only growing it failed"))
     }
 
-    fn to_file(&self) -> Result<InjectedBlocks> {
+    fn to_file(&self) -> Result<Done> {
         if self.options.grow {
             return Err(Error::usage("--grow is for devices").with_path(self.target).with_hint(
                 "an image is grown by hand: e2fsck -f and resize2fs, or xfs_growfs where it is mounted",
@@ -239,14 +265,15 @@ impl Inject<'_> {
         let file =
             ImageFile::open(self.target, self.plan.volume_bytes, self.options.leave.overwrite, is_source)?;
         self.refuse_luks_mismatch(false, |buf, at| file.read_exact_at(buf, at))?;
-        let done = self.carry_out(&file, self.zeros(Kind::Loop), || file.finish())?;
-        let mut head = vec![0; head_bytes(file.size_bytes())];
-        file.read_exact_at(&mut head, 0)?;
-        Ok(InjectedBlocks {
+        let copy = self.carry_out(&file, self.zeros(Kind::Loop), || file.finish())?;
+        Ok(Done {
+            identity: None,
             before: file.contents().to_string(),
-            after: guest::recognise(&head),
+            after: recognise(&file, file.size_bytes())?,
             surplus_bytes: file.size_bytes().saturating_sub(self.plan.volume_bytes),
-            ..done
+            grown: false,
+            copy,
+            findings: Vec::new(),
         })
     }
 
@@ -261,20 +288,11 @@ impl Inject<'_> {
     fn refuse_luks_mismatch(
         &self,
         is_mapping: bool,
-        read: impl Fn(&mut [u8], u64) -> Result<()>,
+        read: impl FnOnce(&mut [u8], u64) -> Result<()>,
     ) -> Result<()> {
-        let mut head = vec![0; head_bytes(self.plan.volume_bytes)];
-        self.volume.view.read_exact_at(&mut head, 0)?;
-        let source = guest::recognise(&head);
-        read(&mut head, 0)?;
-        let target = guest::recognise(&head);
+        let source = guest::on_disk(&*self.volume.view)?;
+        let target = guest::recognise(&guest::head(self.plan.volume_bytes, read)?);
         luks::refuse_mismatch(self.target, source, target, is_mapping, self.options.allow_luks_mismatch)
-    }
-
-    fn recognise_target(&self, device: &GuardedDevice) -> Result<Option<Guest>> {
-        let mut head = vec![0; head_bytes(device.device().size_bytes())];
-        device.device().read_exact_at(&mut head, 0)?;
-        Ok(guest::recognise(&head))
     }
 
     /// The writing, and the reading back.
@@ -282,8 +300,8 @@ impl Inject<'_> {
         &self,
         target: &dyn Target,
         zeros: Zeros,
-        finish: impl Fn() -> Result<()>,
-    ) -> Result<InjectedBlocks> {
+        finish: impl FnOnce() -> Result<()>,
+    ) -> Result<Copied> {
         let Inject { plan, options, run, .. } = *self;
         let workers = options.workers.unwrap_or_else(pipeline::default_workers);
         let fresh = !target.needs_zeros();
@@ -309,24 +327,7 @@ impl Inject<'_> {
                 verification = Some(self.verify(&delta, workers)?);
             }
         }
-        Ok(InjectedBlocks {
-            target: self.target.to_path_buf(),
-            identity: None,
-            before: String::new(),
-            after: None,
-            top_layer: self.volume.state().map(|view| view.file().to_owned()),
-            volume_bytes: plan.volume_bytes,
-            surplus_bytes: 0,
-            data_bytes: self.survey.data_bytes,
-            fresh,
-            delta,
-            grown: false,
-            dry_run: options.dry_run,
-            verification,
-            findings: Vec::new(),
-            duration: Duration::ZERO,
-            delta_duration,
-        })
+        Ok(Copied { fresh, delta, delta_duration, verification })
     }
 
     fn verify(&self, delta: &Delta, workers: usize) -> Result<Verification> {
@@ -358,7 +359,8 @@ fn offer_growth(finding: Finding) -> Finding {
     }
 }
 
-/// How much of a disk of that size tells what is on it.
-fn head_bytes(size_bytes: u64) -> usize {
-    usize::try_from(guest::HEAD_BYTES.min(size_bytes)).unwrap_or_default()
+/// What a target of that size begins with.
+fn recognise(target: &dyn Target, size_bytes: u64) -> Result<Option<Guest>> {
+    let head = guest::head(size_bytes, |buf, at| target.read_exact_at(buf, at))?;
+    Ok(guest::recognise(&head))
 }

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crossbeam_channel::bounded;
+use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::event::{Event, Run};
@@ -53,7 +54,7 @@ pub struct ExtractOptions {
 }
 
 /// What came out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Extracted {
     /// Regular files that were copied.
     pub files: u64,

@@ -113,8 +113,5 @@ fn plan_for(target: &Path, contents: Contents, guest: Option<Guest>, options: &F
 /// The beginning of a device.
 pub fn head_of(held: &GuardedDevice) -> Result<Vec<u8>> {
     let device = held.device();
-    let len = usize::try_from(guest::HEAD_BYTES.min(device.size_bytes())).unwrap_or_default();
-    let mut head = vec![0; len];
-    device.read_exact_at(&mut head, 0)?;
-    Ok(head)
+    guest::head(device.size_bytes(), |buf, at| device.read_exact_at(buf, at))
 }

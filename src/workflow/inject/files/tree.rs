@@ -3,12 +3,14 @@
 use std::fs::{self, Metadata, ReadDir};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::rsync::TEMPORARY;
 use crate::error::Result;
 use crate::event::{Event, Run};
 
 /// How many files of which kind there are. Names of one file count each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     /// Regular files.
     pub files: u64,
