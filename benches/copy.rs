@@ -16,6 +16,7 @@ use lhrecover::engine::plan::Plan;
 use lhrecover::event::{Cancel, Run, Silent};
 use lhrecover::model::overlay::Unwritten;
 use lhrecover::sink::file::{FileOptions, OutputFile};
+use lhrecover::sink::guard::SourceIdentity;
 
 mod synth;
 
@@ -28,7 +29,8 @@ fn merge(replica: &Replica, workers: usize) -> PathBuf {
     let volume_bytes = replica.source.volume_bytes;
     let output = replica.dir.path().join("out.img");
     let options = FileOptions { force: true, sync: false, fill: false };
-    let sink = OutputFile::create(&output, volume_bytes, options).expect("the output can be created");
+    let sink = OutputFile::create(&output, volume_bytes, options, &SourceIdentity::new())
+        .expect("the output can be created");
     sink.make_room(0).expect("the file system takes a file of this size");
     let options = CopyOptions { workers, clone: &[], sums: false };
     let plan = Plan::new(&replica.source.layers, volume_bytes, Unwritten::Zero);

@@ -392,6 +392,7 @@ fn each_partition_is_checked() {
     let swap = sparse_file(&place.path("swap.img"), 8 << 20);
     run("mkswap", &[&swap]);
     disk.write_all_at(&fs::read(&swap).unwrap(), 40960 * 512).unwrap();
+    drop(disk);
     let report = place.check(&image, &[]).exits(0).json();
     let parts = report["parts"].as_array().unwrap();
     let of = |i: usize| (parts[i]["partition"].as_u64(), parts[i]["verdict"].as_str().unwrap());

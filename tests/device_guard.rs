@@ -508,8 +508,8 @@ fn a_fresh_device_gets_no_zeros() {
 }
 
 #[test]
-fn a_byte_that_the_samples_miss_makes_a_device_not_fresh() {
-    if !available("a_byte_that_the_samples_miss_makes_a_device_not_fresh") {
+fn a_byte_that_the_samples_miss_is_found_before_it_is_lost() {
+    if !available("a_byte_that_the_samples_miss_is_found_before_it_is_lost") {
         return;
     }
     let dir = common::scratch();
@@ -519,16 +519,26 @@ fn a_byte_that_the_samples_miss_makes_a_device_not_fresh() {
     let odd_place = 2 * MIB + MIB / 2;
     OpenOptions::new().write(true).open(&backing).unwrap().write_all_at(b"x", odd_place).unwrap();
     let device = LoopDevice::over(&backing);
-    let guarded = check(&device.path, size, &SourceIdentity::new(), ANY).unwrap();
-    assert_eq!(guarded.contents(), Contents::Nothing, "the place is not sampled, or this shows nothing");
+    let guarded = |leave| {
+        let guarded = check(&device.path, size, &SourceIdentity::new(), leave).unwrap();
+        assert_eq!(guarded.contents(), Contents::Nothing, "the place is sampled: this shows nothing");
+        guarded
+    };
     let cancel = Cancel::default();
-    let mut sink = DeviceSink::new(guarded);
+    let refused = DeviceSink::new(guarded(ANY)).look_if_fresh(&silent(&cancel)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Refused);
+    assert_says(&refused.to_string(), &[&format!("offset {odd_place}")]);
+    assert_says(refused.hint().unwrap(), &["--overwrite"]);
+    let mut sink = DeviceSink::new(guarded(ALL));
     assert!(!sink.look_if_fresh(&silent(&cancel)).unwrap());
+    assert_eq!(sink.target().contents(), Contents::Unknown { offset_bytes: odd_place });
     assert!(sink.needs_zeros());
     cancel.cancel();
-    assert_eq!(sink.look_if_fresh(&silent(&cancel)).unwrap_err().kind(), ErrorKind::Interrupted);
     let zeroing = sink.zero_range(ByteRange::new(0, size), &silent(&cancel));
     assert_eq!(zeroing.unwrap_err().kind(), ErrorKind::Interrupted);
+    drop(sink);
+    let looking = DeviceSink::new(guarded(ALL)).look_if_fresh(&silent(&cancel));
+    assert_eq!(looking.unwrap_err().kind(), ErrorKind::Interrupted);
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod common;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::Instant;
 
 use common::chain::{Chain, Mark};
 use common::chains::chain_on_disk;
@@ -185,6 +185,11 @@ fn refusals_name_the_flag_and_write_nothing() {
     let head = rig.dir.join("volume-head-001.img");
     rig.inject_into(&head, &["--overwrite"]).exits(5);
     rig.inject_into(&other, &["--overwrite"]).exits(5);
+    // Of a snapshot the head is no part; it is a file of the source all the same.
+    for file in [&head, &other, &rig.dir.join("volume-head-001.img.meta")] {
+        let refused = rig.inject_into(file, &["--overwrite", "--at", "s000"]).exits(5).json();
+        assert!(refused["error"]["message"].as_str().unwrap().contains("is the source"), "{refused}");
+    }
     let report = rig.dir.join("report.json");
     rig.inject(&["--overwrite", "--report", text(&report)]).exits(5);
     assert!(!report.exists());
@@ -202,6 +207,125 @@ fn the_report_is_kept() {
     assert_eq!(printed["before"], "nothing but zeros where it was looked at");
     rig.inject(&["--overwrite", "--report", text(&path)]).exits(5);
     rig.inject(&["--overwrite", "--report", text(&path), "--force"]).exits(0);
+}
+
+#[test]
+fn a_report_takes_the_place_of_nothing_that_matters() {
+    let rig = rig_of(&chain());
+    let at = |name: &str| rig.tmp.path().join(name);
+    let image = at("volume.img.partial");
+    lhrecover(&["merge", text(&rig.dir), text(&image), "--quiet"]).exits(0);
+    let kept = fs::read(&image).unwrap();
+    let inject = |source: &Path, report: &Path| {
+        let args =
+            ["inject", text(source), text(&rig.target), "--mode=blocks", "--allow-file", "--overwrite"];
+        lhrecover(&[&args[..], &["--force", "--report", text(report)]].concat())
+    };
+    inject(&image, &image).exits(5).says(&["file of the source"]);
+    // While the report grows it would have the image's name.
+    inject(&image, &at("volume.img")).exits(5).says(&["file of the source"]);
+    inject(&rig.dir, &rig.target).exits(5).says(&["place of the target"]);
+    assert!(fs::read(&image).unwrap() == kept);
+    assert_eq!(fs::metadata(&rig.target).unwrap().blocks(), 0, "nothing was written");
+}
+
+#[test]
+fn a_report_that_cannot_be_kept_is_no_failure_of_the_target() {
+    if !available("a_report_that_cannot_be_kept_is_no_failure_of_the_target") {
+        return;
+    }
+    let rig = rig_of(&chain());
+    let full = rig.tmp.path().join("full");
+    fs::create_dir(&full).unwrap();
+    run("mount", &["-t", "tmpfs", "-o", "size=4k", "none", text(&full)]);
+    let report = full.join("report.json");
+    let ran = Lhrecover::new(&[&rig.args(&rig.target)[..], &["--report", text(&report)]].concat());
+    fs::write(full.join("filler"), [1; 4096]).unwrap();
+    let ran = ran.run();
+    run("umount", &[text(&full)]);
+    let ran = ran.exits(4);
+    assert!(ran.text().contains("\"written_data_bytes\""), "the result is shown: {}", ran.text());
+    assert!(ran.stderr.contains("only this file about it could not be kept"), "{}", ran.stderr);
+    rig.target_is_right();
+}
+
+#[test]
+fn data_that_samples_miss_is_found_before_it_is_lost() {
+    let size = 1024 * MIB;
+    let rig = rig_of(&Chain::of(size, &[&[(0, 4, Mark::Data)]]));
+    let precious = 37 * MIB + 2_000_000;
+    rig.write(precious, b"PRECIOUS");
+    let at = format!("offset {precious}");
+    let refused = rig.inject(&[]).exits(5).json();
+    assert!(refused["error"]["message"].as_str().unwrap().contains(&at), "{refused}");
+    let held = |path: &Path| {
+        let mut word = [0; 8];
+        fs::File::open(path).unwrap().read_exact_at(&mut word, precious).unwrap();
+        word
+    };
+    assert_eq!(&held(&rig.target), b"PRECIOUS");
+    if available("data_that_samples_miss_is_found_before_it_is_lost on a device") {
+        let device = LoopDevice::over(&rig.target);
+        for command in ["inject", "merge"] {
+            let args = ["--json", command, text(&rig.dir), text(&device.path), "--any-device"];
+            let mode: &[&str] = if command == "inject" { &["--mode=blocks"] } else { &[] };
+            let refused = lhrecover(&[&args[..], mode].concat()).exits(5).json();
+            let message = refused["error"]["message"].as_str().unwrap();
+            assert!(message.contains(&at), "{refused}");
+        }
+        let report = rig.inject_into(&device.path, &["--overwrite"]).exits(0).json();
+        assert!(report["before"].as_str().unwrap().contains(&at), "{report}");
+    } else {
+        rig.inject(&["--overwrite"]).exits(0);
+    }
+    assert_eq!(held(&rig.target), [0; 8]);
+}
+
+#[test]
+fn an_image_that_somebody_writes_to_is_no_target_and_no_source() {
+    let rig = rig_of(&chain());
+    let open = OpenOptions::new().read(true).write(true).open(&rig.target).unwrap();
+    // Another process, which has it as its standard input.
+    let mut holder = std::process::Command::new("sleep").arg("60").stdin(open).spawn().unwrap();
+    let as_target = rig.inject(&["--overwrite"]);
+    let other = sparse_file(&rig.tmp.path().join("other.img"), 16 * MIB);
+    let base = ["inject", text(&rig.target), text(&other), "--mode=blocks"];
+    let as_source = lhrecover(&[&base[..], &["--allow-file"]].concat());
+    let with_leave = lhrecover(&[&base[..], &["--allow-file", "--allow-live"]].concat());
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    as_target.exits(5).says(&["open for writing in process", "(sleep)"]);
+    as_source.exits(5).says(&["the image is in use", "(sleep)", "--allow-live"]);
+    with_leave.exits(1).says(&["the image is in use"]);
+    rig.inject(&["--overwrite"]).exits(0);
+}
+
+#[test]
+fn an_image_that_is_mounted_or_empty_is_no_source() {
+    let tmp = common::scratch();
+    let (empty, target) = (tmp.path().join("empty.img"), sparse_file(&tmp.path().join("target"), 16 * MIB));
+    fs::write(&empty, "").unwrap();
+    let inject =
+        |source: &Path| lhrecover(&["inject", text(source), text(&target), "--mode=blocks", "--allow-file"]);
+    inject(&empty).exits(3).says(&["the image is empty"]);
+    if !available("an_image_that_is_mounted_or_empty_is_no_source") {
+        return;
+    }
+    let image = sparse_file(&tmp.path().join("image"), 16 * MIB);
+    run("mke2fs", &["-q", "-F", text(&image)]);
+    let device = LoopDevice::over(&image);
+    inject(&image).exits(0);
+    let point = tmp.path().join("mnt");
+    fs::create_dir(&point).unwrap();
+    let mounted = Mounted::at(&device.path, &point);
+    for source in [&image, &device.path] {
+        let overwrite = ["--overwrite"];
+        let args = ["inject", text(source), text(&target), "--mode=blocks", "--allow-file"];
+        lhrecover(&[&args[..], &overwrite].concat())
+            .exits(5)
+            .says(&["is mounted for writing at", text(&point)]);
+    }
+    drop(mounted);
 }
 
 #[test]
@@ -227,23 +351,76 @@ fn containers_and_plain_volumes_are_not_mixed_up() {
     inject(&luks, &["--overwrite"]).exits(5).says(&["--allow-luks-mismatch"]);
 }
 
+/// Numbers that look random, and are the same in every run.
+fn scattered(count: u64) -> impl Iterator<Item = f64> {
+    let scramble = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11;
+    (1..=count).map(move |n| scramble(n) as f64 / (1u64 << 53) as f64)
+}
+
 #[test]
 fn killed_anywhere_it_goes_on() {
-    let layers: &[&[(u64, u64, Mark)]] = &[&[(0, 8000, Mark::Data)], &[(3000, 500, Mark::Data)]];
-    let rig = rig_of(&Chain::of(64 * MIB, layers));
-    // Old data everywhere, so that all of it is read and much is written.
-    rig.write(0, &vec![0x5a; 64 << 20]);
-    for round in 0..50u64 {
-        rig.write(round * MIB, &vec![0xa5; 1 << 20]);
-        let mut running = Lhrecover::new(&[&rig.args(&rig.target)[..], &["--overwrite"]].concat()).spawn();
-        std::thread::sleep(Duration::from_micros(round * 1500));
+    if !available("killed_anywhere_it_goes_on") {
+        return;
+    }
+    const OLD: u8 = 0x5a;
+    let layers: &[&[(u64, u64, Mark)]] = &[&[(0, 7000, Mark::Data)], &[(3000, 500, Mark::Data)]];
+    let rig = rig_of(&Chain::of(32 * MIB, layers));
+    let device = LoopDevice::over(&rig.target);
+    // Old data everywhere: all of it is read, and all of it is written.
+    let spoil = || {
+        let file = OpenOptions::new().write(true).open(&device.path).unwrap();
+        file.write_all_at(&[OLD; 32 << 20], 0).unwrap();
+        file.sync_all().unwrap();
+    };
+    let args = [&rig.args(&device.path)[..], &["--overwrite"]].concat();
+    // Reading back is of no interest while it is killed.
+    let unverified = [&args[..], &["--verify=false"]].concat();
+    spoil();
+    let began = Instant::now();
+    lhrecover(&unverified).exits(0);
+    let whole_run = began.elapsed();
+    let mut in_the_middle = 0;
+    for share in scattered(50) {
+        spoil();
+        let mut running = Lhrecover::new(&unverified).spawn();
+        std::thread::sleep(whole_run.mul_f64(share));
         if !running.is_over() {
             running.signal(Signal::SIGKILL);
         }
         drop(running);
+        let held = fs::read(&device.path).unwrap();
+        let right = held.chunks(4096).zip(rig.bytes.chunks(4096)).filter(|(is, wanted)| is == wanted).count();
+        in_the_middle += u32::from(right > 0 && held.chunks(4096).any(|sector| sector == [OLD; 4096]));
+        lhrecover(&args).exits(0);
+        assert!(fs::read(&device.path).unwrap() == rig.bytes, "killed after {share} of a run");
     }
-    rig.inject(&["--overwrite"]).exits(0);
-    rig.target_is_right();
+    assert!(in_the_middle >= 3, "only {in_the_middle} of 50 kills hit the writing");
+}
+
+#[test]
+fn a_device_that_fails_in_the_middle_is_an_error_with_its_place() {
+    let test = "a_device_that_fails_in_the_middle_is_an_error_with_its_place";
+    if !available(test) || !strace::available(test) {
+        return;
+    }
+    let rig = rig_of(&Chain::of(64 * MIB, &[&[(0, 16384, Mark::Data)]]));
+    for (calls, error, what) in [(strace::READS, "EIO", "cannot read"), ("pwrite64", "ENXIO", "cannot write")]
+    {
+        rig.write(0, &vec![1; 64 << 20]);
+        let device = LoopDevice::over(&rig.target);
+        // strace counts for each thread.
+        let args = [&rig.args(&device.path)[..], &["--overwrite", "--threads", "1"]].concat();
+        let injection = format!("{calls}:error={error}:when=20+");
+        let failed = strace::tampered(&device.path, &[injection], &args).run().exits(4).json();
+        let failed = &failed["error"];
+        assert!(failed["message"].as_str().unwrap().contains(what), "{failed}");
+        assert_eq!(failed["path"], text(&device.path), "{failed}");
+        assert!(failed["offset_bytes"].as_u64().is_some(), "{failed}");
+        assert!(failed["hint"].as_str().unwrap().contains("--overwrite"), "{failed}");
+        rig.inject_into(&device.path, &["--overwrite"]).exits(0);
+        drop(device);
+        rig.target_is_right();
+    }
 }
 
 #[test]
@@ -346,25 +523,52 @@ fn a_device_in_use_is_refused() {
 }
 
 #[test]
-fn the_ext4_fixture_ends_in_the_device_bit_by_bit() {
-    if !available("the_ext4_fixture_ends_in_the_device_bit_by_bit") {
+fn real_volumes_end_in_the_device_bit_by_bit() {
+    if !available("real_volumes_end_in_the_device_bit_by_bit") {
         return;
     }
-    for id in ["16-ext4-sqlite", "17-xfs-sqlite"] {
+    for (id, mkfs) in [("16-ext4-sqlite", "mkfs.ext4"), ("17-xfs-sqlite", "mkfs.xfs")] {
         let fixture = common::fixture(id);
         let (replica, case) = fixture.replica();
         let size = case["size"].as_u64().unwrap();
         let tmp = common::scratch();
+        let inject = |device: &Path, more: &[&str]| {
+            let base =
+                ["inject", text(&replica), text(device), "--mode", "blocks", "--any-device", "--quiet"];
+            lhrecover(&[&base[..], more].concat())
+        };
+        let digest = |device: &Path| run("sha256sum", &[device])[..64].to_owned();
         let backing = sparse_file(&tmp.path().join("disk.img"), size);
         let device = LoopDevice::over(&backing);
         let older = case["snapshots"][0]["name"].as_str().unwrap();
-        let base =
-            ["inject", text(&replica), text(&device.path), "--mode", "blocks", "--any-device", "--quiet"];
-        lhrecover(&[&base[..], &["--at", older]].concat()).exits(0);
-        let digest = |device: &Path| run("sha256sum", &[device])[..64].to_owned();
+        inject(&device.path, &["--at", older]).exits(0);
         assert_eq!(digest(&device.path), case["snapshots"][0]["sha256"], "{id} at {older}");
         // An older state of the same data becomes the newer one.
-        lhrecover(&[&base[..], &["--overwrite"]].concat()).exits(0);
+        inject(&device.path, &["--overwrite"]).exits(0);
         assert_eq!(digest(&device.path), case["sha256"], "{id}");
+        // So does a device with a file system on it that is new.
+        run(mkfs, &[if mkfs == "mkfs.xfs" { "-qf" } else { "-qF" }, text(&device.path)]);
+        inject(&device.path, &[]).exits(5);
+        inject(&device.path, &["--overwrite"]).exits(0);
+        assert_eq!(digest(&device.path), case["sha256"], "{id}");
+        drop(device);
+
+        let larger = sparse_file(&tmp.path().join("larger.img"), size + 64 * MIB);
+        let device = LoopDevice::over(&larger);
+        inject(&device.path, &[]).exits(0);
+        assert_eq!(
+            run("sh", &["-c", &format!("head -c {size} {} | sha256sum", text(&larger))])[..64],
+            case["sha256"]
+        );
+        let point = tmp.path().join("mnt");
+        fs::create_dir(&point).unwrap();
+        let mounted = Mounted::at(&device.path, &point);
+        let files = case["guest_files"]["head"]["files"].as_object().unwrap();
+        assert!(!files.is_empty());
+        for (path, expected) in files {
+            let found = run("sha256sum", &[&point.join(path)]);
+            assert_eq!(found[..64], expected["sha256"], "{id}: {path}");
+        }
+        drop(mounted);
     }
 }

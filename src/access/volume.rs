@@ -1,10 +1,11 @@
 //! A volume that is to be looked into: from a replica directory, or from an image of it.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::access::in_use;
 use crate::access::inside;
 use crate::engine::judge;
 use crate::error::{Error, Result};
@@ -12,6 +13,8 @@ use crate::model::finding::Finding;
 use crate::model::overlay::Unwritten;
 use crate::replica::{LayerKind, ReplicaDir, Source, SourceOptions, View, backing};
 use crate::sys::device::{Access, BlockDevice};
+use crate::sys::dir::FileStat;
+use crate::sys::source_identity::SourceIdentity;
 use crate::view::LayerImage;
 use crate::view::backing::open_flat;
 use crate::view::device_image::DeviceImage;
@@ -41,6 +44,8 @@ pub struct Volume {
     pub findings: Vec<Finding>,
     /// What its files take on the disk, in bytes: about as much as it has data.
     pub allocated_bytes: u64,
+    /// The image file as it was when it was opened.
+    image_seen: Option<(File, FileStat)>,
 }
 
 impl Volume {
@@ -48,7 +53,7 @@ impl Volume {
     ///
     /// # Errors
     /// As [`ReplicaDir::open_source`]; `Source` when an image cannot be read; `Usage` when options are given that an image
-    /// has no use for.
+    /// has no use for; `Refused` when an image is being written to, and there is no leave to read it all the same.
     pub fn open(path: &Path, options: &VolumeOptions) -> Result<Self> {
         let meta = fs::metadata(path)
             .map_err(|e| Error::usage("cannot open the volume").with_path(path).caused_by(e))?;
@@ -60,16 +65,33 @@ impl Volume {
             return Err(Error::usage("an image is one state of a volume: --at, --head, --size and --backing-file are for replica directories")
                 .with_path(path));
         }
+        Self::of_image(path, &meta, options)
+    }
+
+    fn of_image(path: &Path, meta: &Metadata, options: &VolumeOptions) -> Result<Self> {
+        let mut image_seen = None;
         let image: Box<dyn LayerImage> = if meta.file_type().is_block_device() {
             Box::new(DeviceImage::new(BlockDevice::open(path, Access::Look)?))
         } else {
             let (path, file) = backing::open_by_hand(path)?;
+            let fail = |e| Error::source("cannot look at the image").with_path(&path).caused_by(e);
+            let stat = FileStat::of(&file).map_err(fail)?;
+            image_seen = Some((file.try_clone().map_err(fail)?, stat));
             open_flat(path.display().to_string(), file)?
         };
         let volume_bytes = image.size_bytes();
+        if volume_bytes == 0 {
+            return Err(Error::source("the image is empty").with_path(path).with_hint(
+                "it holds no volume; if it was to be merged to, that has failed: merge it again, or name the replica directory",
+            ));
+        }
+        let in_use = in_use::refuse_live(path, meta, options.source.allow_live)?;
+        // Whoever gave leave knows that it changes.
+        let image_seen = image_seen.filter(|_| in_use.is_none());
         let view = Arc::new(MergedView::new(Arc::new([image]), volume_bytes, options.unwritten));
         let allocated_bytes = if meta.is_file() { meta.blocks().saturating_mul(512) } else { volume_bytes };
-        Ok(Volume { view, source: None, path: path.to_path_buf(), findings: Vec::new(), allocated_bytes })
+        let findings = in_use.into_iter().collect();
+        Ok(Volume { view, source: None, path: path.to_path_buf(), findings, allocated_bytes, image_seen })
     }
 
     /// Opens a state of a replica.
@@ -92,6 +114,7 @@ impl Volume {
             path: replica.path().to_path_buf(),
             findings,
             allocated_bytes,
+            image_seen: None,
         })
     }
 
@@ -116,26 +139,28 @@ impl Volume {
         self.source.as_ref().map(|source| &source.view)
     }
 
-    /// What it is made of: the replica directory with its layers and backing image, or the image. For those who write
+    /// What it is made of: the replica directory with all in it and the backing image, or the image. For those who write
     /// elsewhere, and must not write to any of it.
-    ///
-    /// # Errors
-    /// When one of them cannot be looked at.
-    pub fn parts(&self) -> Result<Vec<Metadata>> {
-        match &self.source {
-            Some(source) => source.parts(),
-            None => fs::metadata(&self.path).map(|meta| vec![meta]).map_err(|e| {
-                Error::source("cannot look at the image any more").with_path(&self.path).caused_by(e)
-            }),
-        }
+    pub fn identity(&self) -> SourceIdentity {
+        self.source.as_ref().map_or_else(|| SourceIdentity::at(&self.path), Source::identity)
     }
 
     /// Looks whether the source is still what it was when it was opened. Call it when the reading is done.
     ///
     /// # Errors
-    /// As [`Source::recheck`].
+    /// As [`Source::recheck`]; of an image file, when it is longer, shorter or younger than it was.
     pub fn recheck(&self) -> Result<()> {
-        self.source.as_ref().map_or(Ok(()), Source::recheck)
+        if let Some(source) = &self.source {
+            return source.recheck();
+        }
+        let Some((file, then)) = &self.image_seen else { return Ok(()) };
+        let now = FileStat::of(file).ok().map(|now| (now.size_bytes, now.modified));
+        if now == Some((then.size_bytes, then.modified)) {
+            return Ok(());
+        }
+        Err(Error::source("the image changed while it was read")
+            .with_path(&self.path)
+            .with_hint("what was read is a mix of two states: stop what writes to it, and start again"))
     }
 }
 

@@ -1,35 +1,27 @@
 //! A report that is also kept in a file, under its temporary name until the work is done: a place that cannot be written to
 //! is found before the work, not after it.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Run;
 use crate::report::json;
 use crate::sink::Sink;
-use crate::sink::file::{self, FileOptions, OutputFile};
+use crate::sink::file::{FileOptions, OutputFile};
+use crate::sink::guard::SourceIdentity;
 
 /// The file, while the work is done.
 pub struct ReportFile(OutputFile);
 
 impl ReportFile {
-    /// Makes the file that is to be at `path`, `what` in words, and not in the replica directory `source`.
+    /// Makes the file that is to be at `path`, which is no part of `source`.
     ///
     /// # Errors
-    /// `Refused` when it is there already and is not to be replaced, or is inside the source; `Output` when it cannot be
-    /// made.
-    pub fn create(path: &Path, what: &str, source: &Path, options: FileOptions) -> Result<Self> {
-        let replica = fs::metadata(source).ok().filter(fs::Metadata::is_dir).map(|m| (m.dev(), m.ino()));
-        if file::lies_within(path, |m| Some((m.dev(), m.ino())) == replica) {
-            return Err(Error::refused(format!("the {what} is inside the replica directory"))
-                .with_path(path)
-                .with_hint("a source is never written: name a file elsewhere"));
-        }
-        OutputFile::create(path, 0, options).map(ReportFile)
+    /// As [`OutputFile::create`].
+    pub fn create(path: &Path, source: &SourceIdentity, options: FileOptions) -> Result<Self> {
+        OutputFile::create(path, 0, options, source).map(ReportFile)
     }
 
     /// Where it is for now.
@@ -50,7 +42,19 @@ impl ReportFile {
     /// # Errors
     /// `Output` when it cannot be written.
     pub fn finish_with(self, text: &str, run: &Run<'_>) -> Result<PathBuf> {
-        self.0.write_at(text.as_bytes(), 0)?;
-        self.0.finish(run)
+        let path = self.0.path().to_path_buf();
+        let written = self.0.write_at(text.as_bytes(), 0).and_then(|()| self.0.finish(run));
+        // What the sink says is meant for the work itself, which is done.
+        written.map_err(|e| match e.kind() {
+            ErrorKind::Interrupted => e,
+            kind => Error::new(
+                kind,
+                format!("the work is done, and only this file about it could not be kept ({e})"),
+            )
+            .with_path(path)
+            .with_hint(
+                "the result is what the command has shown; --json prints the same as the file would hold",
+            ),
+        })
     }
 }

@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::model::chain::{Chain, Link};
 use crate::replica::inventory::{Doc, Inventory};
 use crate::sys::dir::Dir;
+use crate::sys::source_identity::SourceIdentity;
 
 pub use source::{LayerInfo, LayerKind, Source, SourceOptions, View};
 
@@ -67,6 +68,16 @@ impl ReplicaDir {
     /// The directory itself.
     pub fn dir(&self) -> &Dir {
         &self.dir
+    }
+
+    /// The directory and everything in it: layers of other chains too, and what is no layer.
+    pub fn identity(&self) -> SourceIdentity {
+        let mut identity = SourceIdentity::at(self.path());
+        self.inventory.files.iter().for_each(|(_, stat)| identity.add_file(stat.id));
+        let names = self.dir.names(inventory::MAX_NAMES).unwrap_or_default();
+        let others = names.iter().filter_map(|name| self.dir.stat(name.to_str()?).ok());
+        others.for_each(|stat| identity.add_file(stat.id));
+        identity
     }
 
     /// What is in it.

@@ -3,7 +3,7 @@
 //! The order matters to whoever reads the error. What cannot be had at all comes first (broken chain, missing
 //! data), the guards come last: a flag is only named when it would help.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ use crate::replica::inventory::{Disk, Inventory};
 use crate::replica::live::Live;
 use crate::replica::{ReplicaDir, backing};
 use crate::sys::dir::{Dir, FileStat};
+use crate::sys::source_identity::SourceIdentity;
 use crate::view::LayerImage;
 use crate::view::backing::open_backing;
 use crate::view::blank::Blank;
@@ -111,6 +112,7 @@ pub struct Source {
     /// Whether another process writes to the replica.
     pub live: Live,
     dir: Dir,
+    replica: SourceIdentity,
     followed: Chain,
     head_by_volume_meta: bool,
     backing_seen: Option<(File, FileStat)>,
@@ -163,6 +165,7 @@ impl ReplicaDir {
             findings: decision.findings,
             live,
             dir: Dir::open(self.path()).map_err(|e| cannot_look(self.path(), e))?,
+            replica: self.identity(),
             followed: chain,
             head_by_volume_meta: decision.head_by_volume_meta,
             backing_seen,
@@ -322,18 +325,11 @@ impl LayerInfo {
 }
 
 impl Source {
-    /// What the source is made of: the replica directory, its layer files, its backing image.
-    ///
-    /// # Errors
-    /// When one of them cannot be looked at.
-    pub fn parts(&self) -> Result<Vec<Metadata>> {
-        let files = self.layers.iter().filter_map(|layer| layer.plain_file());
-        let files = files.chain(self.backing_seen.iter().map(|(file, _)| file));
-        let directory = std::fs::metadata(self.dir.path());
-        std::iter::once(directory)
-            .chain(files.map(File::metadata))
-            .map(|part| part.map_err(|e| cannot_look(self.dir.path(), e)))
-            .collect()
+    /// What the source is made of: the replica directory, all that is in it, its backing image.
+    pub fn identity(&self) -> SourceIdentity {
+        let mut identity = self.replica.clone();
+        self.backing_seen.iter().for_each(|(_, stat)| identity.add_file(stat.id));
+        identity
     }
 
     /// Refuses what needs leave.

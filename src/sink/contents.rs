@@ -7,8 +7,10 @@
 use std::fmt;
 
 use crate::error::Result;
+use crate::event::{Event, Run};
 use crate::guest;
 use crate::model::units::ByteRange;
+use crate::sink::Target;
 
 /// How much is read at either end: every superblock that counts is in there.
 const END_BYTES: u64 = 1 << 20;
@@ -74,6 +76,33 @@ fn places(size_bytes: u64) -> Vec<ByteRange> {
         ByteRange::new(start, start + SAMPLE_BYTES)
     }));
     places
+}
+
+/// Where the first byte of `target` is that is not zero, looked for in a phase of that name.
+///
+/// # Errors
+/// `Output` when it cannot be read; interrupted when the run is cancelled.
+pub(super) fn search(
+    target: &dyn Target,
+    size_bytes: u64,
+    name: &'static str,
+    run: &Run<'_>,
+) -> Result<Option<u64>> {
+    run.event(Event::Phase { name, total_bytes: Some(size_bytes) });
+    let found = first_nonzero(
+        ByteRange::new(0, size_bytes),
+        |buf, at| {
+            run.check()?;
+            target.read_exact_at(buf, at)
+        },
+        |zeros| {
+            target.forget(zeros);
+            run.event(Event::Advanced { bytes: zeros.len_bytes() });
+            Ok(())
+        },
+    );
+    run.event(Event::PhaseDone);
+    found
 }
 
 /// Where the first byte that is not zero is, read in pieces; `done` is told of each piece that was all zeros.

@@ -10,10 +10,10 @@ use std::os::unix::fs::FileExt;
 
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::contents::{Contents, first_nonzero};
+use super::contents::{self, Contents};
 use super::guard::GuardedDevice;
 use crate::error::{Error, Result};
-use crate::event::{Event, Run};
+use crate::event::Run;
 use crate::model::units::ByteRange;
 use crate::sink::{Sink, Target, write_zeros};
 use crate::sys::sparse;
@@ -44,34 +44,18 @@ impl DeviceSink {
     /// start up to the first byte that is not zero, as a phase of its own. To be asked before anything is written.
     ///
     /// # Errors
-    /// [`ErrorKind::Output`](crate::error::ErrorKind::Output) when the device cannot be read; interrupted when
-    /// the run is cancelled.
+    /// [`ErrorKind::Output`](crate::error::ErrorKind::Output) when the device cannot be read; `Refused` when there is data
+    /// on it after all, and no leave to overwrite it; interrupted when the run is cancelled.
     pub fn look_if_fresh(&mut self, run: &Run<'_>) -> Result<bool> {
-        self.fresh = self.target.contents() == Contents::Nothing && self.reads_as_zeros(run)?;
+        if self.target.contents() != Contents::Nothing {
+            return Ok(false);
+        }
+        let size_bytes = self.target.device().size_bytes();
+        match contents::search(self, size_bytes, "looking if the device is empty", run)? {
+            Some(offset_bytes) => self.target.found(Contents::Unknown { offset_bytes })?,
+            None => self.fresh = true,
+        }
         Ok(self.fresh)
-    }
-
-    fn reads_as_zeros(&self, run: &Run<'_>) -> Result<bool> {
-        let device = self.target.device();
-        let whole = ByteRange::new(0, device.size_bytes());
-        run.event(Event::Phase {
-            name: "looking if the device is empty",
-            total_bytes: Some(whole.len_bytes()),
-        });
-        let found = first_nonzero(
-            whole,
-            |buf, at| {
-                run.check()?;
-                device.read_exact_at(buf, at)
-            },
-            |zeros| {
-                self.forget(zeros);
-                run.event(Event::Advanced { bytes: zeros.len_bytes() });
-                Ok(())
-            },
-        );
-        run.event(Event::PhaseDone);
-        Ok(found?.is_none())
     }
 
     /// The part of `range` that the device may be asked to zero itself; empty, at its start, where it may not.

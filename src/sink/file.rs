@@ -5,7 +5,7 @@
 //! left by a crash is replaced: a lock dies with its process.
 
 use std::ffi::OsString;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Run};
 use crate::model::units::ByteRange;
 use crate::sink::Sink;
+use crate::sink::guard::SourceIdentity;
 use crate::sys::sparse;
 
 /// What a run that may not overwrite says.
@@ -57,14 +58,27 @@ impl OutputFile {
     /// Creates `<path>.partial`, with no room asked for yet.
     ///
     /// # Errors
-    /// `Refused` when `path` is there and may not be replaced, or its `.partial` is locked by another run;
-    /// `Output` when it cannot be created.
-    pub fn create(path: &Path, size_bytes: u64, options: FileOptions) -> Result<Self> {
+    /// `Refused` when `path` is there and may not be replaced, when it or its `.partial` is a part of `source` or inside it,
+    /// or when another run has locked that; `Output` when it cannot be created.
+    pub fn create(
+        path: &Path,
+        size_bytes: u64,
+        options: FileOptions,
+        source: &SourceIdentity,
+    ) -> Result<Self> {
         let path = resolve(path)?;
-        refuse_existing(&path, options.force)?;
         let mut name = path.file_name().map(OsString::from).unwrap_or_default();
         name.push(".partial");
         let partial = path.with_file_name(name);
+        refuse_source(&path, source)?;
+        if source.is_at(&partial) {
+            return Err(Error::refused(
+                "a file of the source has the name that the output has until it is finished",
+            )
+            .with_path(&partial)
+            .with_hint("a source is never written: choose another name for the output"));
+        }
+        refuse_existing(&path, options.force)?;
         let file = lock_new(&partial)?;
         let mut output =
             OutputFile { path, partial, file, finished: false, size_bytes, options, keeps_holes: true };
@@ -268,13 +282,19 @@ fn resolve(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Whether a file of this name is, or would be created, in a directory that `is_it` knows, or anywhere below one:
-/// through symbolic links, and by what the directories are, not by what they are called.
-pub fn lies_within(path: &Path, is_it: impl Fn(&Metadata) -> bool) -> bool {
-    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    let parent = real.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let Ok(parent) = fs::canonicalize(parent) else { return false };
-    parent.ancestors().any(|above| fs::metadata(above).is_ok_and(|m| is_it(&m)))
+/// Refuses an output that is a part of the source, or inside it.
+///
+/// # Errors
+/// `Refused`; no flag gives leave.
+pub fn refuse_source(path: &Path, source: &SourceIdentity) -> Result<()> {
+    let what = if source.is_at(path) {
+        "the output is a file of the source"
+    } else if source.holds(path) {
+        "the output is inside the replica directory"
+    } else {
+        return Ok(());
+    };
+    Err(Error::refused(what).with_path(path).with_hint("a source is never written: name an output elsewhere"))
 }
 
 fn refuse_existing(path: &Path, force: bool) -> Result<()> {
@@ -377,7 +397,7 @@ mod tests {
     fn it_has_its_name_only_when_finished() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.img");
-        let output = OutputFile::create(&path, 8192, PLAIN).unwrap();
+        let output = OutputFile::create(&path, 8192, PLAIN, &SourceIdentity::new()).unwrap();
         output.make_room(0).unwrap();
         output.write_at(b"x", 4096).unwrap();
         assert!(!path.exists() && output.partial_path().exists());
@@ -389,7 +409,7 @@ mod tests {
     #[test]
     fn dropped_unfinished_it_is_gone() {
         let dir = tempfile::tempdir().unwrap();
-        drop(OutputFile::create(&dir.path().join("out.img"), 8192, PLAIN).unwrap());
+        drop(OutputFile::create(&dir.path().join("out.img"), 8192, PLAIN, &SourceIdentity::new()).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
@@ -397,13 +417,16 @@ mod tests {
     fn a_locked_partial_is_refused_and_a_stale_one_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.img");
-        let first = OutputFile::create(&path, 0, PLAIN).unwrap();
-        assert_eq!(OutputFile::create(&path, 0, PLAIN).err().unwrap().kind(), ErrorKind::Refused);
+        let first = OutputFile::create(&path, 0, PLAIN, &SourceIdentity::new()).unwrap();
+        assert_eq!(
+            OutputFile::create(&path, 0, PLAIN, &SourceIdentity::new()).err().unwrap().kind(),
+            ErrorKind::Refused
+        );
         drop(first);
         let precious = dir.path().join("precious");
         fs::write(&precious, "data").unwrap();
         fs::hard_link(&precious, dir.path().join("out.img.partial")).unwrap();
-        finish(OutputFile::create(&path, 0, PLAIN).unwrap()).unwrap();
+        finish(OutputFile::create(&path, 0, PLAIN, &SourceIdentity::new()).unwrap()).unwrap();
         assert_eq!(fs::read(&precious).unwrap(), b"data");
     }
 
@@ -413,7 +436,8 @@ mod tests {
         let precious = dir.path().join("precious");
         fs::write(&precious, "data").unwrap();
         std::os::unix::fs::symlink(&precious, dir.path().join("out.img.partial")).unwrap();
-        let e = OutputFile::create(&dir.path().join("out.img"), 0, PLAIN).err().unwrap();
+        let e =
+            OutputFile::create(&dir.path().join("out.img"), 0, PLAIN, &SourceIdentity::new()).err().unwrap();
         assert_eq!(e.kind(), ErrorKind::Output);
         assert_eq!(fs::read(&precious).unwrap(), b"data");
     }
@@ -422,11 +446,13 @@ mod tests {
     fn a_file_of_that_name_is_only_replaced_by_force_even_when_it_appears_late() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.img");
-        let late = OutputFile::create(&path, 1, PLAIN).unwrap();
+        let late = OutputFile::create(&path, 1, PLAIN, &SourceIdentity::new()).unwrap();
         fs::write(&path, "mine").unwrap();
         assert_eq!(finish(late).unwrap_err().kind(), ErrorKind::Refused);
-        assert!(OutputFile::create(&path, 1, PLAIN).is_err());
-        let forced = OutputFile::create(&path, 1, FileOptions { force: true, ..PLAIN }).unwrap();
+        assert!(OutputFile::create(&path, 1, PLAIN, &SourceIdentity::new()).is_err());
+        let forced =
+            OutputFile::create(&path, 1, FileOptions { force: true, ..PLAIN }, &SourceIdentity::new())
+                .unwrap();
         forced.make_room(0).unwrap();
         finish(forced).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"\0");

@@ -5,9 +5,6 @@
 //! volume) has its flag, and the message names it. The first sort is looked at first, so that nobody is told of a
 //! flag that does not help.
 
-use std::collections::BTreeSet;
-use std::fs::Metadata;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -19,6 +16,8 @@ use crate::error::{Error, Result};
 use crate::model::finding::{Code, Finding};
 pub use crate::sys::device::Identity;
 use crate::sys::device::{Access, BlockDevice, DeviceNumber, Host, Kind, Mount, Relation, Relative};
+use crate::sys::dir::FileId;
+pub use crate::sys::source_identity::SourceIdentity;
 
 /// Said where no flag helps.
 const NO_FLAG: &str = "no flag overrides this";
@@ -38,38 +37,13 @@ pub struct DeviceLeave {
     pub any_device: bool,
 }
 
-/// What the source is made of, by device and inode numbers.
-#[derive(Clone, Debug, Default)]
-pub struct SourceIdentity {
-    files: BTreeSet<(DeviceNumber, u64)>,
-    file_systems: BTreeSet<DeviceNumber>,
-    devices: BTreeSet<DeviceNumber>,
-}
-
-impl SourceIdentity {
-    /// A source of which nothing is known yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds a part of the source: a layer file, the replica directory, an image, or a device it is read from.
-    pub fn add(&mut self, part: &Metadata) {
-        if part.file_type().is_block_device() {
-            self.devices.insert(DeviceNumber::from_raw(part.rdev()));
-        } else {
-            let file_system = DeviceNumber::from_raw(part.dev());
-            self.file_systems.insert(file_system);
-            self.files.insert((file_system, part.ino()));
-        }
-    }
-}
-
 /// A device that may be written to. As long as this lives, the kernel keeps others from mounting or mapping it.
 #[derive(Debug)]
 pub struct GuardedDevice {
     device: BlockDevice,
     identity: Identity,
     kind: Kind,
+    leave: DeviceLeave,
     contents: Contents,
     needed_bytes: u64,
     source: SourceIdentity,
@@ -122,12 +96,9 @@ pub fn check_on(
         .with_hint("make sure it is the right one, then give leave with --any-device"));
     }
     let contents = contents::look(device.size_bytes(), |buf, at| device.read_exact_at(buf, at))?;
-    if !leave.overwrite && contents != Contents::Nothing {
-        return Err(Error::refused(format!("the device carries data ({contents})"))
-            .with_path(path)
-            .with_hint("if all of it may be lost, give leave with --overwrite"));
-    }
+    refuse_data(path, contents, leave)?;
     Ok(GuardedDevice {
+        leave,
         identity: host.identity(&device)?,
         kind: host.kind(device.number())?,
         contents,
@@ -163,6 +134,15 @@ impl GuardedDevice {
     /// What it carried when it was looked at.
     pub fn contents(&self) -> Contents {
         self.contents
+    }
+
+    /// Takes note of what was found when all of it was read.
+    ///
+    /// # Errors
+    /// `Refused` when that is data, and there is no leave to overwrite it.
+    pub fn found(&mut self, contents: Contents) -> Result<()> {
+        self.contents = contents;
+        refuse_data(self.device.path(), contents, self.leave)
     }
 
     /// How many bytes from its start the image takes.
@@ -219,6 +199,15 @@ impl GuardedDevice {
         target.refuse_opened()?;
         refuse_unfit(&now, self.needed_bytes)
     }
+}
+
+fn refuse_data(path: &Path, contents: Contents, leave: DeviceLeave) -> Result<()> {
+    if leave.overwrite || contents == Contents::Nothing {
+        return Ok(());
+    }
+    Err(Error::refused(format!("the device carries data ({contents})"))
+        .with_path(path)
+        .with_hint("if all of it may be lost, give leave with --overwrite"))
 }
 
 /// Opens the device so that the kernel lets nobody else claim it.
@@ -284,18 +273,18 @@ impl<'a> Target<'a> {
     /// Refuses the source itself and what its file system lies on.
     fn refuse_source(&self, source: &SourceIdentity) -> Result<()> {
         let elsewhere = || "choose another device to write to".to_owned();
-        if let Some(relative) = source.devices.iter().find_map(|&device| self.relative(device)) {
+        if let Some(relative) = source.devices().find_map(|device| self.relative(device)) {
             return Err(self.refused(format!("{} is the source", described(relative)), elsewhere()));
         }
         for relative in &self.relatives {
             let Some(backing) = self.host.loop_backing(relative.number) else { continue };
-            if source.files.contains(&(backing.file_system, backing.inode)) {
+            if source.has_file(FileId { dev: backing.file_system.as_raw(), ino: backing.inode }) {
                 let what = format!("{} is a loop device over a file of the source", described(relative));
                 return Err(self.refused(what, elsewhere()));
             }
         }
         // Where a file system makes its numbers up (btrfs), its mount tells, and that is looked at next.
-        if let Some(relative) = source.file_systems.iter().find_map(|&device| self.relative(device)) {
+        if let Some(relative) = source.file_systems().into_iter().find_map(|device| self.relative(device)) {
             let what = format!("{} holds the file system that the source is on", described(relative));
             return Err(self.refused(what, elsewhere()));
         }

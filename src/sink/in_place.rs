@@ -4,7 +4,7 @@
 //! device. It is no output like `merge`'s: it keeps its name while it is written, as a device does, and the same
 //! guards stand before it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -16,9 +16,11 @@ use super::contents::{self, Contents};
 use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::model::units::ByteRange;
+use crate::sink::guard::SourceIdentity;
 use crate::sink::{Sink, Target, write_zeros};
 use crate::sys::device::Host;
-use crate::sys::sparse;
+use crate::sys::dir::FileId;
+use crate::sys::{process, sparse};
 
 /// A locked image file that is written to in place.
 #[derive(Debug)]
@@ -27,21 +29,17 @@ pub struct ImageFile {
     path: PathBuf,
     size_bytes: u64,
     contents: Contents,
+    overwrite: bool,
     fresh: bool,
 }
 
 impl ImageFile {
-    /// Takes hold of the file at `path` for an image of `needed_bytes`; `is_source` knows the files of the source.
+    /// Takes hold of the file at `path` for an image of `needed_bytes`.
     ///
     /// # Errors
     /// `Usage` when there is no such file; `Refused` when it is the source's, is in use, is too small, or carries data and
     /// there is no leave to `overwrite` it.
-    pub fn open(
-        path: &Path,
-        needed_bytes: u64,
-        overwrite: bool,
-        is_source: impl Fn(&fs::Metadata) -> bool,
-    ) -> Result<Self> {
+    pub fn open(path: &Path, needed_bytes: u64, overwrite: bool, source: &SourceIdentity) -> Result<Self> {
         let refused = |what: String, hint: &str| Err(Error::refused(what).with_path(path).with_hint(hint));
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| {
             Error::usage("cannot open the image to write to").with_path(path).caused_by(e).with_hint(
@@ -53,16 +51,10 @@ impl ImageFile {
         if !meta.is_file() {
             return refused("neither a block device nor an image file".to_owned(), "name one of them");
         }
-        if is_source(&meta) {
+        if source.has(&meta) || source.holds(path) {
             return refused(
-                "the image is the source, or a file of it".to_owned(),
+                "the image is the source, or a file of it, or inside the replica directory".to_owned(),
                 "a source is never written: name another one",
-            );
-        }
-        if let Some(name) = Host::default().loop_over_file(&meta) {
-            return refused(
-                format!("the image is attached as /dev/{name}"),
-                "write to that device, or detach it first: losetup -d",
             );
         }
         if meta.len() < needed_bytes {
@@ -77,16 +69,54 @@ impl ImageFile {
                 .with_hint("wait for it, or stop it"),
             e => Error::output("cannot lock the image").with_path(path).caused_by(e.into()),
         })?;
+        refuse_used(path, &meta, &file)?;
         let read = |buf: &mut [u8], at| file.read_exact_at(buf, at).map_err(|e| cannot_read(path, at, e));
         let contents = contents::look(meta.len(), read)?;
-        if !overwrite && contents != Contents::Nothing {
-            return refused(
-                format!("the image carries data ({contents})"),
-                "if all of it may be lost, give leave with --overwrite",
-            );
-        }
         let no_data = sparse::next_data(&file, 0).map_or(meta.blocks() == 0, |data| data.is_none());
-        Ok(ImageFile { file, path: path.into(), size_bytes: meta.len(), contents, fresh: no_data })
+        let image = ImageFile {
+            file,
+            path: path.into(),
+            size_bytes: meta.len(),
+            contents,
+            overwrite,
+            fresh: no_data,
+        };
+        image.refuse_data()?;
+        Ok(image)
+    }
+
+    /// Looks at all of it, where it matters whether there is data anywhere. Before anything is written.
+    ///
+    /// # Errors
+    /// `Refused` when there is, and there is no leave to overwrite it; interrupted when the run is cancelled.
+    pub fn look_if_empty(&mut self, run: &Run<'_>) -> Result<()> {
+        if self.fresh || self.overwrite {
+            return Ok(());
+        }
+        if let Some(offset_bytes) =
+            contents::search(self, self.size_bytes, "looking if the image is empty", run)?
+        {
+            self.contents = Contents::Unknown { offset_bytes };
+        }
+        self.refuse_data()
+    }
+
+    fn refuse_data(&self) -> Result<()> {
+        if self.overwrite || self.contents == Contents::Nothing {
+            return Ok(());
+        }
+        Err(Error::refused(format!("the image carries data ({})", self.contents))
+            .with_path(&self.path)
+            .with_hint("if all of it may be lost, give leave with --overwrite"))
+    }
+
+    /// Looks again whether anybody uses it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), for what no flag overrides.
+    pub fn recheck(&self) -> Result<()> {
+        let meta = self.file.metadata().map_err(|e| cannot_read(&self.path, 0, e))?;
+        refuse_used(&self.path, &meta, &self.file)
     }
 
     /// What it carried when it was looked at.
@@ -116,6 +146,33 @@ impl ImageFile {
             .caused_by(e)
             .with_hint("what it holds now is not complete; run it again when the cause is gone")
     }
+}
+
+/// Refuses an image that is attached, or that another program has open for writing: a virtual machine, say.
+fn refuse_used(path: &Path, meta: &Metadata, file: &File) -> Result<()> {
+    let refused = |what: String, hint: &str| Err(Error::refused(what).with_path(path).with_hint(hint));
+    if let Some((name, _)) = Host::default().loops_over_file(meta).first() {
+        return refused(
+            format!("the image is attached as /dev/{name}"),
+            "write to that device, or detach it first: losetup -d",
+        );
+    }
+    let holders = process::holders_of_file(path, FileId { dev: meta.dev(), ino: meta.ino() }).found;
+    if let Some((pid, program)) =
+        holders.into_iter().find_map(|holder| Some((holder.pid.filter(|_| holder.writes)?, holder.command)))
+    {
+        return refused(
+            format!("the image is open for writing in process {pid} ({program})"),
+            "stop that process first; no flag overrides this",
+        );
+    }
+    if process::is_locked(file) {
+        return refused(
+            "another program has locked the image, or a part of it".to_owned(),
+            "stop it first (a virtual machine locks its disk like that); no flag overrides this",
+        );
+    }
+    Ok(())
 }
 
 fn cannot_read(path: &Path, offset_bytes: u64, e: io::Error) -> Error {

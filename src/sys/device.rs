@@ -41,6 +41,11 @@ impl DeviceNumber {
         DeviceNumber(raw)
     }
 
+    /// As an `st_dev` or `st_rdev`.
+    pub fn as_raw(self) -> u64 {
+        self.0
+    }
+
     /// From `major:minor`, as sysfs and mountinfo write it.
     pub fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.trim().split_once(':')?;

@@ -8,11 +8,14 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::sys::dir::FileId;
@@ -45,11 +48,23 @@ pub struct Holders {
     pub complete: bool,
 }
 
-/// Finds out who has any of `files` open.
+/// Finds out who has any of a replica's `files` open.
 ///
 /// Only descriptors whose own name could be one of a replica's are looked at further: asking the file system
 /// about all of them could hang on a dead network mount.
 pub fn holders_of(files: &HashMap<FileId, String>) -> Holders {
+    holders(files, &may_be_a_replicas)
+}
+
+/// Finds out who has the file at `path` open, under a path that ends like that.
+pub fn holders_of_file(path: &Path, file: FileId) -> Holders {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    holders(&HashMap::from([(file, path.display().to_string())]), &|target| {
+        target.file_name() == path.file_name()
+    })
+}
+
+fn holders(files: &HashMap<FileId, String>, may_be: &dyn Fn(&Path) -> bool) -> Holders {
     let mut holders = Holders { found: Vec::new(), complete: sees_all_processes() };
     let Ok(processes) = fs::read_dir("/proc") else {
         return Holders { complete: false, ..holders };
@@ -59,7 +74,7 @@ pub fn holders_of(files: &HashMap<FileId, String>) -> Holders {
             continue;
         };
         if pid != std::process::id() {
-            match held_by(pid, &process.path(), files) {
+            match held_by(pid, &process.path(), files, may_be) {
                 Ok(found) => holders.found.extend(found),
                 // It ended while we looked.
                 Err(e)
@@ -69,8 +84,20 @@ pub fn holders_of(files: &HashMap<FileId, String>) -> Holders {
             }
         }
     }
-    holders.found.extend(loop_devices(files));
+    holders.found.extend(loop_devices(files, may_be));
     holders
+}
+
+/// Whether somebody, perhaps in another container, holds a lock of fcntl's kind on any part of the file.
+pub fn is_locked(file: &impl AsFd) -> bool {
+    #[allow(clippy::cast_possible_truncation)] // It is 1.
+    const WRITE_LOCK: libc::c_short = libc::F_WRLCK as libc::c_short;
+    #[allow(clippy::cast_possible_truncation)] // It is 0.
+    const FROM_THE_START: libc::c_short = libc::SEEK_SET as libc::c_short;
+    let mut lock =
+        libc::flock { l_type: WRITE_LOCK, l_whence: FROM_THE_START, l_start: 0, l_len: 0, l_pid: 0 };
+    let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock));
+    asked.is_ok() && i32::from(lock.l_type) != libc::F_UNLCK
 }
 
 /// Has as many files open at a time as the system lets this process have: by default it is 1,024, so that programs which
@@ -88,11 +115,16 @@ fn sees_all_processes() -> bool {
     initial && nix::unistd::geteuid().is_root()
 }
 
-fn held_by(pid: u32, process: &Path, files: &HashMap<FileId, String>) -> io::Result<Vec<Holder>> {
+fn held_by(
+    pid: u32,
+    process: &Path,
+    files: &HashMap<FileId, String>,
+    may_be: &dyn Fn(&Path) -> bool,
+) -> io::Result<Vec<Holder>> {
     let mut found = Vec::new();
     for fd in fs::read_dir(process.join("fd"))?.flatten() {
         let Ok(target) = fs::read_link(fd.path()) else { continue };
-        if !may_be_a_replicas(&target) {
+        if !may_be(&target) {
             continue;
         }
         let Some(file) = identify(&fd.path(), files) else { continue };
@@ -126,7 +158,7 @@ fn flags_say_write(fdinfo: &str) -> bool {
 }
 
 /// Loop devices hold their file without a descriptor that any process shows.
-fn loop_devices(files: &HashMap<FileId, String>) -> Vec<Holder> {
+fn loop_devices(files: &HashMap<FileId, String>, may_be: &dyn Fn(&Path) -> bool) -> Vec<Holder> {
     let Ok(devices) = fs::read_dir("/sys/block") else { return Vec::new() };
     devices
         .flatten()
@@ -134,7 +166,7 @@ fn loop_devices(files: &HashMap<FileId, String>) -> Vec<Holder> {
         .filter_map(|device| {
             let backing = fs::read(device.path().join("loop/backing_file")).ok()?;
             let backing = Path::new(OsStr::from_bytes(backing.trim_ascii_end()));
-            let file = may_be_a_replicas(backing).then(|| identify(backing, files))??;
+            let file = may_be(backing).then(|| identify(backing, files))??;
             let read_only = fs::read_to_string(device.path().join("ro")).is_ok_and(|ro| ro.trim() == "1");
             let command = device.file_name().to_string_lossy().into_owned();
             Some(Holder { pid: None, command, file: file.clone(), writes: !read_only })

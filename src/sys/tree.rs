@@ -23,6 +23,8 @@ use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, syncfs, unlinkat};
 
+use crate::sys::dir::FileId;
+
 /// What is there under a name, not following a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Existing {
@@ -32,8 +34,8 @@ pub struct Existing {
     pub size_bytes: u64,
     /// When its data last changed: seconds and nanoseconds.
     pub modified: (i64, i64),
-    /// Device and inode number.
-    pub id: (u64, u64),
+    /// Which file it is.
+    pub id: FileId,
 }
 
 /// What sort of file is there.
@@ -154,7 +156,7 @@ impl Tree {
     ///
     /// # Errors
     /// When it cannot be told.
-    pub fn id(&self) -> io::Result<(u64, u64)> {
+    pub fn id(&self) -> io::Result<FileId> {
         Ok(Existing::from(fstat(&self.fd)?).id)
     }
 
@@ -335,7 +337,7 @@ impl From<RawStat> for Existing {
             },
             size_bytes: u64::try_from(raw.st_size).unwrap_or(0),
             modified: (raw.st_mtime.into(), raw.st_mtime_nsec.into()),
-            id: (raw.st_dev.into(), raw.st_ino.into()),
+            id: FileId { dev: raw.st_dev, ino: raw.st_ino },
         }
     }
 }

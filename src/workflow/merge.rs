@@ -4,7 +4,6 @@
 //! name only after it was copied, synced, verified if asked, and the source was found to be what it was.
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -27,7 +26,7 @@ use crate::replica::{LayerInfo, ReplicaDir, Source, SourceOptions, View};
 use crate::sink::Sink;
 use crate::sink::device::DeviceSink;
 use crate::sink::file::{self, FileOptions, OutputFile};
-use crate::sink::guard::{self, DeviceLeave, SourceIdentity};
+use crate::sink::guard::{self, DeviceLeave};
 use crate::sink::skip_zeros::SkipZeros;
 
 /// Where the image goes.
@@ -127,7 +126,7 @@ pub fn merge(
     run.event(Event::PhaseDone);
     let merge = Merge { source: &source, survey: &survey, options, run };
     let mut findings = merge.judge()?;
-    options.also_written.iter().try_for_each(|path| merge.refuse_source(path))?;
+    options.also_written.iter().try_for_each(|path| file::refuse_source(path, &source.identity()))?;
     let done = match output {
         Output::File(path) => merge.to_file(&path)?,
         Output::Device(path, leave) => merge.to_device(&path, leave)?,
@@ -224,8 +223,7 @@ impl Merge<'_> {
             sync: self.options.sync,
             fill: self.options.sparse == Sparse::Never,
         };
-        self.refuse_source(path)?;
-        let output = OutputFile::create(path, self.source.volume_bytes, options)?;
+        let output = OutputFile::create(path, self.source.volume_bytes, options, &self.source.identity())?;
         let clone = self.clonable_layers(&output)?;
         let shared = self.survey.layers.iter().zip(&clone).filter(|&(_, &clone)| clone);
         let shared_bytes = shared.map(|(layer, _)| layer.clonable_bytes).sum();
@@ -248,7 +246,7 @@ impl Merge<'_> {
     }
 
     fn to_device(&self, path: &Path, leave: DeviceLeave) -> Result<Done> {
-        let target = guard::check(path, self.source.volume_bytes, &self.identity()?, leave)?;
+        let target = guard::check(path, self.source.volume_bytes, &self.source.identity(), leave)?;
         let findings = target.findings();
         let mut sink = DeviceSink::new(target);
         if self.survey.data_bytes < self.source.volume_bytes {
@@ -352,31 +350,5 @@ impl Merge<'_> {
             });
         }
         Ok(clonable)
-    }
-
-    /// Everything the source is made of, so that the output is not one of it.
-    fn identity(&self) -> Result<SourceIdentity> {
-        let mut identity = SourceIdentity::new();
-        self.source.parts()?.iter().for_each(|part| identity.add(part));
-        Ok(identity)
-    }
-
-    /// An output in the replica directory, or one that is a file of the source under another name, would change
-    /// the source.
-    fn refuse_source(&self, path: &Path) -> Result<()> {
-        let refuse = |what: &str| {
-            Err(Error::refused(what)
-                .with_path(path)
-                .with_hint("a source is never written: name an output elsewhere"))
-        };
-        let parts = self.source.parts()?;
-        let is_part = |m: &Metadata| parts.iter().any(|p| (p.dev(), p.ino()) == (m.dev(), m.ino()));
-        if fs::metadata(path).is_ok_and(|m| is_part(&m)) {
-            return refuse("the output is a file of the source");
-        }
-        if file::lies_within(path, is_part) {
-            return refuse("the output is inside the replica directory");
-        }
-        Ok(())
     }
 }

@@ -1,10 +1,11 @@
 //! `lhrecover inject`: the data back into a live block device.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
 use super::mount::JournalArg;
+use crate::access::volume::Volume;
 use crate::cli::Outcome;
 use crate::cli::args::{DeviceArgs, LookArgs, OverlayArgs};
 use crate::cli::report_file::ReportFile;
@@ -14,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::report::inject as report;
 use crate::sink::file::FileOptions;
+use crate::sink::guard::SourceIdentity;
 use crate::workflow::inject::blocks::{self, BlocksOptions, ZeroPolicy};
 use crate::workflow::inject::files::{self, Existing, FilesOptions};
 use crate::workflow::mount::Journal;
@@ -129,41 +131,63 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
     args.refuse_what_means_nothing()?;
     let cancel = cancel_on_signals()?;
     let run = Run { observer: ui, cancel: &cancel };
-    let file = args.report.as_deref().map(|path| {
-        let options = FileOptions { force: args.force, sync: true, fill: false };
-        ReportFile::create(path, "report", &args.source, options)
-    });
-    let file = file.transpose()?;
+    let volume = Volume::open(&args.source, &args.look.options())?;
+    let file = args.report.as_deref().map(|path| args.report_file(path, &volume)).transpose()?;
     match args.mode {
-        ModeArg::Blocks => args.run_blocks(ui, file, &run),
-        ModeArg::Files => args.run_files(ui, file, &run),
+        ModeArg::Blocks => args.run_blocks(&volume, file, ui, &run),
+        ModeArg::Files => args.run_files(&volume, file, ui, &run),
     }
 }
 
 impl Args {
-    fn run_blocks(&self, ui: &Ui, file: Option<ReportFile>, run: &Run<'_>) -> Result<Outcome> {
-        let injected = blocks::inject(&self.source, &self.device, &self.blocks_options(), run)?;
-        let report = report::of_blocks(&self.source, &injected);
-        if let Some(file) = file {
-            file.finish(&report, run)?;
+    /// The file for the report: a place that cannot be written to is found before the work.
+    fn report_file(&self, path: &Path, volume: &Volume) -> Result<ReportFile> {
+        if SourceIdentity::at(&self.device).is_at(path) {
+            return Err(Error::refused("the report would take the place of the target")
+                .with_path(path)
+                .with_hint("name another file"));
         }
+        let options = FileOptions { force: self.force, sync: true, fill: false };
+        ReportFile::create(path, &volume.identity(), options)
+    }
+
+    fn run_blocks(
+        &self,
+        volume: &Volume,
+        file: Option<ReportFile>,
+        ui: &Ui,
+        run: &Run<'_>,
+    ) -> Result<Outcome> {
+        let injected = blocks::inject(volume, &self.device, &self.blocks_options(), run)?;
+        let report = report::of_blocks(&self.source, &injected);
         if !ui.json {
             ui.findings(&report.findings);
         }
-        ui.result(&report, &report::text(&report))?;
+        let shown = ui.result(&report, &report::text(&report));
+        if let Some(file) = file {
+            file.finish(&report, run)?;
+        }
+        shown?;
         Ok(Outcome::of(report.findings.iter().map(|finding| finding.severity).max()))
     }
 
-    fn run_files(&self, ui: &Ui, file: Option<ReportFile>, run: &Run<'_>) -> Result<Outcome> {
-        let injected = files::inject(&self.source, &self.device, &self.files_options(), run)?;
+    fn run_files(
+        &self,
+        volume: &Volume,
+        file: Option<ReportFile>,
+        ui: &Ui,
+        run: &Run<'_>,
+    ) -> Result<Outcome> {
+        let injected = files::inject(volume, &self.device, &self.files_options(), run)?;
         let report = report::files::of_files(&self.source, &injected);
-        if let Some(file) = file {
-            file.finish(&report, run)?;
-        }
         if !ui.json {
             ui.findings(&report.findings);
         }
-        ui.result(&report, &report::files::text(&report))?;
+        let shown = ui.result(&report, &report::files::text(&report));
+        if let Some(file) = file {
+            file.finish(&report, run)?;
+        }
+        shown?;
         let outcome = Outcome::of(report.findings.iter().map(|finding| finding.severity).max());
         Ok(if injected.is_complete() { outcome } else { Outcome::Findings })
     }

@@ -58,8 +58,8 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
     let run = Run { observer: ui, cancel: &cancel };
     let replica = ReplicaDir::open(&args.replica_dir)?;
     // A place that cannot be written to is found before the work.
-    let svg = args.svg.as_deref().map(|path| args.create(path, "picture")).transpose()?;
-    let html = args.html.as_deref().map(|path| args.create(path, "page")).transpose()?;
+    let svg = args.svg.as_deref().map(|path| args.create(path, &replica)).transpose()?;
+    let html = args.html.as_deref().map(|path| args.create(path, &replica)).transpose()?;
     let mapped = map(&replica, &args.options(), args.volume.unwritten(), &run)?;
     let collected = told.map(|told| {
         let mut collected = Collected::default();
@@ -70,16 +70,17 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
     let rankings = collected.as_ref().map(Collected::rank);
     let ranking = rankings.as_deref().map(|rankings| mapped.ranking(rankings)).transpose()?;
     let report = report::build(&replica, &mapped, ranking);
+    let shown = ui.result(&report, &report::text(&report, style()));
+    if ui.quiet && !ui.json {
+        ui.findings(&report.replica.findings);
+    }
     if let Some(file) = svg {
         finish(file, &report::svg(&report), ui, &run)?;
     }
     if let Some(file) = html {
         finish(file, &report::html(&report, Timestamp::now()), ui, &run)?;
     }
-    ui.result(&report, &report::text(&report, style()))?;
-    if ui.quiet && !ui.json {
-        ui.findings(&report.replica.findings);
-    }
+    shown?;
     Ok(Outcome::of(mapped.diagnosis.worst()))
 }
 
@@ -88,9 +89,9 @@ impl Args {
         SourceOptions { at: self.at.clone(), ..self.volume.options() }
     }
 
-    fn create(&self, path: &Path, what: &str) -> Result<ReportFile> {
+    fn create(&self, path: &Path, replica: &ReplicaDir) -> Result<ReportFile> {
         let options = FileOptions { force: self.force, sync: true, fill: false };
-        ReportFile::create(path, what, &self.replica_dir, options)
+        ReportFile::create(path, &replica.identity(), options)
     }
 }
 

@@ -98,7 +98,7 @@ pub fn run(args: Args, ui: &Ui) -> Result<Outcome> {
     let cancel = cancel_on_signals()?;
     let run = Run { observer: ui, cancel: &cancel };
     let replica = ReplicaDir::open(&args.replica_dir)?;
-    let manifest = args.manifest.as_deref().map(|path| args.manifest_file(path)).transpose()?;
+    let manifest = args.manifest.as_deref().map(|path| args.manifest_file(path, &replica)).transpose()?;
     let options = args.options();
     let merged = if to_stdout {
         let mut out = stdout()?;
@@ -110,25 +110,27 @@ pub fn run(args: Args, ui: &Ui) -> Result<Outcome> {
         merge(&replica, &options, Output::File(args.output.clone()), &run)?
     };
     let report = report::build(&args.replica_dir, &merged);
-    if let Some(manifest) = manifest {
-        manifest.finish(&report, &run)?;
-    }
     if !ui.json {
         ui.findings(&report.findings);
     }
     let text = report::text(&report);
-    if to_stdout {
-        ui.note(&text)
+    let shown = if to_stdout {
+        ui.note(&text);
+        Ok(())
     } else {
-        ui.result(&report, &text)?
+        ui.result(&report, &text)
+    };
+    if let Some(manifest) = manifest {
+        manifest.finish(&report, &run)?;
     }
+    shown?;
     Ok(Outcome::of(report.findings.iter().map(|f| f.severity).max()))
 }
 
 impl Args {
-    fn manifest_file(&self, path: &Path) -> Result<ReportFile> {
+    fn manifest_file(&self, path: &Path, replica: &ReplicaDir) -> Result<ReportFile> {
         let options = FileOptions { force: self.force, sync: !self.no_sync, fill: false };
-        ReportFile::create(path, "manifest", &self.replica_dir, options)
+        ReportFile::create(path, &replica.identity(), options)
     }
 
     fn options(&self) -> MergeOptions {

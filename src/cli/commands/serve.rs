@@ -1,8 +1,6 @@
 //! `lhrecover serve`: the volume as a disk for programs elsewhere, over NBD.
 
 use std::ffi::OsString;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::access::nbd::Catalog;
@@ -18,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::model::finding::Finding;
 use crate::report::finding::FindingReport;
 use crate::report::serve::{self as report, ServeReport};
-use crate::sink::file::lies_within;
+use crate::sink::guard::SourceIdentity;
 
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
@@ -94,9 +92,7 @@ impl Args {
     }
 
     fn refuse_inside(&self, path: &Path, what: &str) -> Result<()> {
-        let source = fs::metadata(&self.source).ok().filter(fs::Metadata::is_dir);
-        let source = source.map(|m| (m.dev(), m.ino()));
-        if source.is_some() && lies_within(path, |m| Some((m.dev(), m.ino())) == source) {
+        if SourceIdentity::at(&self.source).holds(path) {
             return Err(Error::refused(what)
                 .with_path(path)
                 .with_hint("a source is never written: name a place elsewhere"));

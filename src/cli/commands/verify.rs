@@ -1,7 +1,5 @@
 //! `lhrecover verify`: is a replica what it should be?
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -20,7 +18,7 @@ use crate::report::verify::{
     self as report, ChecksumReport, DigestsReport, ImageReport, SiblingReport, VerifyReport,
 };
 use crate::sink::Sink;
-use crate::sink::file::{self, FileOptions, OutputFile};
+use crate::sink::file::{FileOptions, OutputFile};
 use crate::workflow::verify::image::{ImageOptions, against_image};
 use crate::workflow::verify::sibling::against_sibling;
 use crate::workflow::verify::sums::against_checksums;
@@ -177,13 +175,8 @@ impl Args {
     /// The file for digests, under its temporary name: a place that cannot be written to is found before the work.
     fn record(&self, replica: &ReplicaDir, dir: &Path) -> Result<OutputFile> {
         let path = dir.join(format!("{}{FILE_SUFFIX}", digests::name(replica)));
-        let source = fs::metadata(&self.replica_dir).map(|m| (m.dev(), m.ino())).ok();
-        if file::lies_within(&path, |m| Some((m.dev(), m.ino())) == source) {
-            return Err(Error::refused("the digests would be recorded inside the replica directory")
-                .with_path(dir)
-                .with_hint("a source is never written: name a directory elsewhere"));
-        }
-        OutputFile::create(&path, 0, FileOptions { force: self.force, sync: true, fill: false })
+        let options = FileOptions { force: self.force, sync: true, fill: false };
+        OutputFile::create(&path, 0, options, &replica.identity())
     }
 
     fn workers(&self) -> usize {

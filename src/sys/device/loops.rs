@@ -44,12 +44,13 @@ impl Host {
         self.backing_of(&node)
     }
 
-    /// The kernel's name of a loop device over this file, if there is one.
-    pub fn loop_over_file(&self, file: &fs::Metadata) -> Option<String> {
+    /// The loop devices over this file, by the kernel's names for them and their numbers.
+    pub fn loops_over_file(&self, file: &fs::Metadata) -> Vec<(String, DeviceNumber)> {
         let id = (DeviceNumber::from_raw(file.dev()), file.ino());
         let is_it =
             |backing: &Backing| (backing.file_system, backing.inode) == id && backing.device.is_none();
-        self.loops().into_iter().find(|(_, backing)| is_it(backing)).map(|(node, _)| node.name)
+        let over_it = self.loops().into_iter().filter(|(_, backing)| is_it(backing));
+        over_it.map(|(node, _)| (node.name, node.number)).collect()
     }
 
     /// All loop devices that are set up.

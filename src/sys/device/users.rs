@@ -27,6 +27,8 @@ pub struct Mount {
     pub name: PathBuf,
     /// The type of file system, with its subtype: `ext4`, `fuse.sshfs`.
     pub kind: String,
+    /// Whether the file system itself takes writes, whatever this mount of it does.
+    pub is_writable: bool,
 }
 
 impl Mount {
@@ -149,7 +151,7 @@ fn may_write(fdinfo: &str) -> Option<bool> {
 }
 
 /// Reads `/proc/PID/mountinfo`: number in the third field, mount point in the fifth, and after the lone `-`
-/// that ends the optional fields the type and the source (proc_pid_mountinfo(5)).
+/// that ends the optional fields the type, the source and the options of the file system (proc_pid_mountinfo(5)).
 fn parse_mountinfo(text: &[u8], resolve: impl Fn(&Path) -> Option<DeviceNumber>) -> Vec<Mount> {
     text.split(|&b| b == b'\n')
         .filter_map(|line| {
@@ -160,7 +162,9 @@ fn parse_mountinfo(text: &[u8], resolve: impl Fn(&Path) -> Option<DeviceNumber>)
             let kind =
                 after.next().map(|kind| String::from_utf8_lossy(kind).into_owned()).unwrap_or_default();
             let name = after.next().map(unescape).unwrap_or_default();
-            Some(Mount { number, point, source: resolve(&name), name, kind })
+            let options = after.next().unwrap_or_default();
+            let is_writable = options != b"ro" && !options.starts_with(b"ro,");
+            Some(Mount { number, point, source: resolve(&name), name, kind, is_writable })
         })
         .collect()
 }
@@ -188,7 +192,7 @@ mod tests {
     #[test]
     fn mountinfo_tells_number_point_and_source() {
         let text = b"36 35 98:0 /mnt1 /mnt\\040two rw,noatime master:1 shared:2 - ext3 /dev/root rw\n\
-                     40 35 0:45 / /data rw - btrfs /dev/sdb rw,subvol=/\n\
+                     40 35 0:45 / /data rw - btrfs /dev/sdb ro,subvol=/\n\
                      garbage\n\
                      41 35 0:46 / /none rw -";
         let sdb = DeviceNumber::parse("8:16");
@@ -197,6 +201,7 @@ mod tests {
         assert_eq!(mounts[0].point, Path::new("/mnt two"));
         assert!(mounts[0].is_on(DeviceNumber::parse("98:0").unwrap()));
         assert!(mounts[1].is_on(sdb.unwrap()) && !mounts[0].is_on(sdb.unwrap()));
+        assert!(mounts[0].is_writable && !mounts[1].is_writable && mounts[2].is_writable);
         assert_eq!((mounts[2].source, mounts[1].kind.as_str()), (None, "btrfs"));
     }
 

@@ -7,10 +7,8 @@ pub mod read;
 pub mod search;
 mod troubles;
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::access::inside;
@@ -21,6 +19,7 @@ use crate::guest::ext::{ExtFs, JournalState};
 use crate::guest::{self, Guest, GuestKind};
 use crate::model::finding::{Code, Finding};
 use crate::replica::View;
+use crate::sys::source_identity::SourceIdentity;
 
 pub use crate::guest::ext::{Found, LastLink};
 pub use glob::Glob;
@@ -97,13 +96,9 @@ impl Browser {
         starts.into_iter().map(follow).collect()
     }
 
-    /// What the volume is made of, by device and inode number: the replica directory with its layers and its backing image,
-    /// or the image.
-    ///
-    /// # Errors
-    /// When one of them cannot be looked at.
-    pub fn source_ids(&self) -> Result<HashSet<(u64, u64)>> {
-        Ok(self.volume.parts()?.iter().map(|part| (part.dev(), part.ino())).collect())
+    /// What the volume is made of: the replica directory with all in it and the backing image, or the image.
+    pub fn source(&self) -> SourceIdentity {
+        self.volume.identity()
     }
 
     /// Looks whether the source is still what it was. Call it when the reading is done.

@@ -4,7 +4,7 @@
 //! goes on, and what it did is read back and compared.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -105,19 +105,18 @@ pub struct InjectedBlocks {
     pub delta_duration: Duration,
 }
 
-/// Makes `target` hold the volume at `source`.
+/// Makes `target` hold `volume`.
 ///
 /// # Errors
-/// By kind: the source cannot be had or read (`Source`), a guard refuses (`Refused`), the target fails (`Output`), what is
+/// By kind: the source cannot be read (`Source`), a guard refuses (`Refused`), the target fails (`Output`), what is
 /// read back differs (`Unverified`), a signal came (`Interrupted`).
 pub fn inject(
-    source: &Path,
+    volume: &Volume,
     target: &Path,
     options: &BlocksOptions,
     run: &Run<'_>,
 ) -> Result<InjectedBlocks> {
     let started = Instant::now();
-    let volume = Volume::open(source, &options.volume)?;
     run.event(Event::Phase { name: "surveying", total_bytes: None });
     let volume_bytes = volume.view.size_bytes();
     let unwritten = options.volume.unwritten;
@@ -127,10 +126,10 @@ pub fn inject(
         Some(source) => {
             merge::judge_source(source, &survey, unwritten, options.volume.accept_copy_damage, run)?
         }
-        None => Vec::new(),
+        None => volume.findings.clone(),
     };
     let plan = Plan::new(volume.view.layers(), volume_bytes, unwritten).surveyed(&survey);
-    let inject = Inject { volume: &volume, survey: &survey, plan, target, options, run };
+    let inject = Inject { volume, survey: &survey, plan, target, options, run };
     let is_device =
         fs::metadata(target).map_or(target.starts_with("/dev"), |m| m.file_type().is_block_device());
     let Done { identity, before, after, surplus_bytes, grown, copy, findings: of_target } =
@@ -187,15 +186,14 @@ struct Inject<'a> {
 
 impl Inject<'_> {
     fn to_device(&self) -> Result<Done> {
-        let mut identity = SourceIdentity::new();
-        self.volume.parts()?.iter().for_each(|part| identity.add(part));
+        let identity = self.volume.identity();
         let device = guard::check(self.target, self.plan.volume_bytes, &identity, self.options.leave)?;
         let growth = self.growth(device.surplus_bytes())?;
         let is_mapping = device.is_crypt_mapping();
         self.refuse_luks_mismatch(is_mapping, |buf, at| device.device().read_exact_at(buf, at))?;
         let zeros = self.zeros(device.kind());
-        let (name, before) = (device.identity().clone(), device.contents());
-        let findings = device.findings().into_iter().map(offer_growth).collect();
+        let name = device.identity().clone();
+        let findings = device.findings();
         let surplus_bytes = device.surplus_bytes();
         let mut sink = DeviceSink::new(device);
         if self.survey.data_bytes < self.plan.volume_bytes {
@@ -203,6 +201,7 @@ impl Inject<'_> {
         }
         // That may have taken hours.
         sink.target().recheck()?;
+        let before = sink.target().contents().to_string();
         let copy = self.carry_out(&sink, zeros, || sink.finish())?;
         let after = recognise(&sink, surplus_bytes.saturating_add(self.plan.volume_bytes))?;
         drop(sink);
@@ -210,7 +209,7 @@ impl Inject<'_> {
             Some(file_system) => self.grow(file_system, &identity).map(|()| true)?,
             None => false,
         };
-        let before = before.to_string();
+        let findings = self.of_surplus(findings, grown)?;
         Ok(Done { identity: Some(name), before, after, surplus_bytes, grown, copy, findings })
     }
 
@@ -248,6 +247,20 @@ impl Inject<'_> {
         grow().map_err(|e| e.and("the volume is on the device as it was; only growing it failed"))
     }
 
+    /// Says of a device that is larger what can be done about it; once that is done it is none.
+    fn of_surplus(&self, findings: Vec<Finding>, grown: bool) -> Result<Vec<Finding>> {
+        let can_grow = FileSystem::of(guest::on_disk(&*self.volume.view)?)
+            .is_some_and(|file_system| Growth::of(file_system.name).is_some());
+        let say = |finding: Finding| match finding.code {
+            Code::DeviceLarger if grown => None,
+            Code::DeviceLarger if can_grow => {
+                Some(finding.advise("--grow makes the file system take all of the device"))
+            }
+            _ => Some(finding),
+        };
+        Ok(findings.into_iter().filter_map(say).collect())
+    }
+
     fn to_file(&self) -> Result<Done> {
         if self.options.grow {
             return Err(Error::usage("--grow is for devices").with_path(self.target).with_hint(
@@ -259,12 +272,12 @@ impl Inject<'_> {
                 .with_path(self.target)
                 .with_hint("name the device, such as /dev/longhorn/<pv>; to write to an image file in place, give leave with --allow-file"));
         }
-        let parts = self.volume.parts()?;
-        let is_source =
-            |m: &fs::Metadata| parts.iter().any(|part| (part.dev(), part.ino()) == (m.dev(), m.ino()));
-        let file =
-            ImageFile::open(self.target, self.plan.volume_bytes, self.options.leave.overwrite, is_source)?;
+        let overwrite = self.options.leave.overwrite;
+        let mut file =
+            ImageFile::open(self.target, self.plan.volume_bytes, overwrite, &self.volume.identity())?;
         self.refuse_luks_mismatch(false, |buf, at| file.read_exact_at(buf, at))?;
+        file.look_if_empty(self.run)?;
+        file.recheck()?;
         let copy = self.carry_out(&file, self.zeros(Kind::Loop), || file.finish())?;
         Ok(Done {
             identity: None,
@@ -348,14 +361,6 @@ impl Inject<'_> {
         )
         .with_path(self.target)
         .with_hint("the device, or this machine's memory, cannot be trusted: write somewhere else"))
-    }
-}
-
-/// Says of a device that is larger what can be done about it.
-fn offer_growth(finding: Finding) -> Finding {
-    match finding.code {
-        Code::DeviceLarger => finding.advise("--grow makes the file system take all of the device"),
-        _ => finding,
     }
 }
 

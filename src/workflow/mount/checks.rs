@@ -1,7 +1,6 @@
 //! What must be so before anything is put up.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
@@ -12,8 +11,8 @@ use crate::access::inside::{self, Inside};
 use crate::access::volume::Volume;
 use crate::error::{Error, Result};
 use crate::guest::{Guest, GuestKind};
-use crate::sink::file::lies_within;
 use crate::sys::device::Host;
+use crate::sys::source_identity::SourceIdentity;
 use crate::view::disk::Disk;
 
 /// What a mount point must be: an empty directory with nothing mounted on it.
@@ -113,9 +112,7 @@ fn by_image(name: &str) -> String {
 
 /// Fails when `path` is in the directory `source`: a source is never touched.
 pub(in crate::workflow) fn refuse_inside(path: &Path, source: &Path, what: &str) -> Result<()> {
-    let id = fs::metadata(source).ok().filter(|meta| meta.is_dir()).map(|meta| (meta.dev(), meta.ino()));
-    let inside = id.is_some() && (lies_within(&path.join("x"), |meta| Some((meta.dev(), meta.ino())) == id));
-    if inside {
+    if SourceIdentity::at(source).holds(&path.join("x")) {
         return Err(Error::refused(format!("{what} is inside the replica directory"))
             .with_path(path)
             .with_hint("a source is never touched: name a directory elsewhere"));

@@ -113,8 +113,8 @@ fn to_file(
     run: &Run<'_>,
 ) -> Result<Written> {
     original.refuse_overlap(path)?;
-    original.refuse_part(path)?;
-    let output = OutputFile::create(path, 0, FileOptions { force, sync: true, fill: false })?;
+    let options = FileOptions { force, sync: true, fill: false };
+    let output = OutputFile::create(path, 0, options, &original.replica.identity())?;
     let archive_bytes = survey.archive_bytes();
     output.require_room(archive_bytes, archive_bytes)?;
     let mut at = 0;

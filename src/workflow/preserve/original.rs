@@ -9,7 +9,6 @@ use crate::model::finding::{Code, Finding};
 use crate::replica::ReplicaDir;
 use crate::replica::listing::{Listed, Listing, What};
 use crate::replica::live::Live;
-use crate::sink::file;
 use crate::sys::attributes::Xattrs;
 use crate::view::LayerImage;
 use crate::view::layer_file::LayerFile;
@@ -78,7 +77,7 @@ impl<'a> Original<'a> {
         if there.as_ref().is_some_and(is_source) {
             return refuse("the copy would be the source itself");
         }
-        if file::lies_within(target, is_source) {
+        if self.replica.identity().holds(target) {
             return refuse("the copy would be inside the source");
         }
         let around = there.is_some_and(|there| {
@@ -86,20 +85,6 @@ impl<'a> Original<'a> {
                 && self.path.ancestors().any(|up| fs::metadata(up).is_ok_and(|m| id(&m) == id(&there)))
         });
         if around { refuse("the source is inside the directory of the copy") } else { Ok(()) }
-    }
-
-    /// Refuses a file that is one of the source under another name.
-    ///
-    /// # Errors
-    /// `Refused`; no flag gives leave.
-    pub fn refuse_part(&self, path: &Path) -> Result<()> {
-        let there = fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
-        if self.listing.files.iter().any(|f| Some((f.attributes.id.dev, f.attributes.id.ino)) == there) {
-            return Err(Error::refused("the archive would replace a file of the source")
-                .with_path(path)
-                .with_hint("a source is never written: name another file"));
-        }
-        Ok(())
     }
 
     /// Looks again at everything: it must be what it was. Call it when the reading is done.

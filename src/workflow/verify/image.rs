@@ -15,6 +15,7 @@ use crate::model::finding::{Code, Finding};
 use crate::model::overlay::Unwritten;
 use crate::model::units::sector_floor;
 use crate::replica::{ReplicaDir, Source, SourceOptions, View};
+use crate::sys::dir::FileId;
 use crate::workflow::merge;
 
 /// What is said when the image cannot be read.
@@ -127,8 +128,8 @@ fn open(replica: &ReplicaDir, path: &Path) -> Result<(Medium, bool)> {
             .with_path(path)
             .with_hint("name the file or device that the replica was merged to"));
     }
-    let is_it = |dev: u64, ino: u64| (dev, ino) == (meta.dev(), meta.ino());
-    if replica.inventory().files.iter().any(|(_, stat)| is_it(stat.id.dev, stat.id.ino)) {
+    let id = FileId { dev: meta.dev(), ino: meta.ino() };
+    if replica.inventory().files.iter().any(|(_, stat)| stat.id == id) {
         return Err(is_source(path));
     }
     Ok((Medium::open(path, &IMAGE)?, is_device))
@@ -136,9 +137,7 @@ fn open(replica: &ReplicaDir, path: &Path) -> Result<(Medium, bool)> {
 
 /// Refuses an image that is the backing image.
 fn refuse_backing(source: &Source, path: &Path) -> Result<()> {
-    let image = fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
-    let is_part = source.parts()?.iter().any(|part| Some((part.dev(), part.ino())) == image);
-    if is_part { Err(is_source(path)) } else { Ok(()) }
+    if source.identity().is_at(path) { Err(is_source(path)) } else { Ok(()) }
 }
 
 fn is_source(path: &Path) -> Error {

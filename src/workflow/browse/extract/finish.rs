@@ -77,7 +77,7 @@ impl Extraction<'_> {
             return dir.rename_new(partial, name);
         }
         match dir.look(name)? {
-            Some(there) if self.source.contains(&there.id) => Err(io::ErrorKind::AlreadyExists.into()),
+            Some(there) if self.source.has_file(there.id) => Err(io::ErrorKind::AlreadyExists.into()),
             _ => dir.rename(partial, name),
         }
     }

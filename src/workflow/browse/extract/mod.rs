@@ -12,8 +12,6 @@ mod left;
 mod survey;
 mod tree;
 
-use std::collections::HashSet;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Run};
 use crate::guest::ext::{ExtFs, Found, as_path};
 use crate::model::finding::Finding;
-use crate::sink::file::lies_within;
+use crate::sys::source_identity::SourceIdentity;
 use crate::sys::tree::{LockedTree, Tree};
 use crate::workflow::browse::{Browser, Troubles};
 
@@ -87,7 +85,7 @@ pub fn extract(
     troubles: &Troubles,
     run: &Run<'_>,
 ) -> Result<(Extracted, Vec<Finding>)> {
-    let source = browser.source_ids()?;
+    let source = browser.source();
     let target = lock(&source, target)?;
     let wanted_bytes = survey::bytes_to_copy(browser.fs(), &starts, &target, run)?;
     require_room(&target, wanted_bytes)?;
@@ -119,7 +117,7 @@ struct Extraction<'a> {
     fs: &'a ExtFs,
     target: &'a LockedTree,
     /// What the volume is made of, which nothing is put into or in place of.
-    source: HashSet<(u64, u64)>,
+    source: SourceIdentity,
     options: ExtractOptions,
     run: &'a Run<'a>,
     troubles: &'a Troubles,
@@ -237,11 +235,11 @@ impl Counts {
     }
 }
 
-fn lock(source: &HashSet<(u64, u64)>, target: &Path) -> Result<LockedTree> {
+fn lock(source: &SourceIdentity, target: &Path) -> Result<LockedTree> {
     // Of a target that is yet to be made, what is there already.
     let there = std::path::absolute(target).unwrap_or_else(|_| target.to_path_buf());
     let there = there.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
-    if lies_within(&there.join("x"), |m| source.contains(&(m.dev(), m.ino()))) {
+    if source.holds(&there.join("x")) {
         return Err(Error::refused("the target is inside the replica directory")
             .with_path(target)
             .with_hint("a source is never written: name a directory elsewhere"));

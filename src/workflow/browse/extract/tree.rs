@@ -157,7 +157,7 @@ impl Extraction<'_> {
             Err(e) => return Err(fail(e)),
         }
         let dir = parent.enter(name).map_err(fail)?;
-        if self.source.contains(&dir.id().map_err(fail)?) {
+        if self.source.has_file(dir.id().map_err(fail)?) {
             return Err(self.is_source(path));
         }
         Ok(Some(dir))
@@ -245,7 +245,7 @@ impl Extraction<'_> {
             Err(e) if is_about_name(&e) => return Ok(true),
             Err(e) => return Err(self.unwritten("cannot look at what is there", path, e)),
         };
-        if self.source.contains(&there.id) {
+        if self.source.has_file(there.id) {
             return Err(self.is_source(path));
         }
         if is_same(&there) {

@@ -161,20 +161,24 @@ const NOT_DELETED: &str = "not everything could be copied, so nothing was delete
 const NOT_KEPT: &str =
     "file flags (chattr), project numbers and times of creation are not kept; --mode blocks keeps everything";
 
-/// Puts the files of the volume at `source` on the device `target`.
+/// Puts the files of `volume` on the device `target`.
 ///
 /// # Errors
-/// By kind: the source cannot be had or mounted (`Source`), a guard refuses (`Refused`), the device fails (`Output`), a tool is
+/// By kind: the source cannot be mounted (`Source`), a guard refuses (`Refused`), the device fails (`Output`), a tool is
 /// missing (`Usage`) or fails (`External`), a signal came (`Interrupted`). Nothing is left mounted. Files that could not be
 /// copied are no error: they are named.
-pub fn inject(source: &Path, target: &Path, options: &FilesOptions, run: &Run<'_>) -> Result<InjectedFiles> {
+pub fn inject(
+    volume: &Volume,
+    target: &Path,
+    options: &FilesOptions,
+    run: &Run<'_>,
+) -> Result<InjectedFiles> {
     let started = Instant::now();
     options.tools.must_have(rsync::RSYNC)?;
-    let volume = Volume::open(source, &options.volume)?;
-    let from = Origin::of(&volume, options)?;
-    let place = Place::look(target, &volume, &from, options)?;
-    let steps = Steps { source, from: &from, place: &place, options, run };
-    let done = steps.carry_out(&volume)?;
+    let from = Origin::of(volume, options)?;
+    let place = Place::look(target, volume, &from, options)?;
+    let steps = Steps { source: &volume.path, from: &from, place: &place, options, run };
+    let done = steps.carry_out(volume)?;
     volume.recheck()?;
     Ok(InjectedFiles { duration: started.elapsed(), ..done })
 }

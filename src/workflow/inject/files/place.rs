@@ -10,7 +10,7 @@ use crate::guest::geometry;
 use crate::guest::{self, Guest, GuestKind};
 use crate::model::finding::{Code, Finding};
 use crate::sink::contents::Contents;
-use crate::sink::guard::{GuardedDevice, SourceIdentity};
+use crate::sink::guard::GuardedDevice;
 use crate::sys::device::Identity;
 use crate::workflow::inject::grow::Growth;
 use crate::workflow::inject::luks;
@@ -44,8 +44,7 @@ impl Place {
     /// # Errors
     /// As the guard; `Refused` when it carries what would be lost, and there is no leave.
     pub fn look(target: &Path, volume: &Volume, from: &Origin, options: &FilesOptions) -> Result<Self> {
-        let mut source = SourceIdentity::new();
-        volume.parts()?.iter().for_each(|part| source.add(part));
+        let source = volume.identity();
         let needed_bytes = from.inside.disk.size_bytes();
         let (device, held) = TargetDevice::take(target, needed_bytes, &source, options.leave.any_device)?;
         let head = head_of(&held)?;
