@@ -52,7 +52,7 @@ fn read(bytes: &[u8]) -> Result<(), String> {
 
 #[test]
 fn every_fixture_comes_out_as_it_went_in() {
-    for case in common::cases() {
+    common::several_at_a_time(common::cases(), |case| {
         let id = case["id"].as_str().unwrap();
         let fixture = common::fixture(id);
         let (dir, _) = fixture.replica();
@@ -64,7 +64,7 @@ fn every_fixture_comes_out_as_it_went_in() {
         before.assert_copied_to(&copy, id);
         fs::remove_dir_all(&copy).unwrap();
         before.assert_unchanged(&dir, id);
-    }
+    });
 }
 
 #[test]

@@ -160,18 +160,19 @@ fn recorded_checksums_of_real_replicas() {
 
 #[test]
 fn every_other_replica_has_nothing_to_verify_and_that_is_said() {
-    for id in [
+    let ids = [
         "01-base-only",
         "06-deep-chain-249",
         "13a-rebuilding-broken-chain",
         "15c-volume-meta-truncated",
         "26-fresh-empty",
-    ] {
+    ];
+    common::several_at_a_time(ids.to_vec(), |id| {
         for (dir, _) in fixture(id).replicas() {
             let ran = verify(&dir, &["--json"]).exits(0);
             assert!(has_finding(&ran.json(), "checksums-absent"), "{id}");
         }
-    }
+    });
     let rig = rig();
     rig.golden("nothing-recorded", &rig.verify(&[]));
 }
@@ -424,13 +425,14 @@ fn an_image_that_is_all_different_names_the_first_places_and_counts_all() {
 
 #[test]
 fn images_of_real_replicas() {
-    for id in [
+    let ids = [
         "03-explicit-zeros",
         "07-expansion",
         "10-512-unaligned",
         "12b-qcow2-compressed-backing",
         "18-fragmented",
-    ] {
+    ];
+    common::several_at_a_time(ids.to_vec(), |id| {
         let fixture: Fixture = fixture(id);
         let (dir, _) = fixture.replica();
         let out = fixture.dir.path().join("out.img");
@@ -443,7 +445,7 @@ fn images_of_real_replicas() {
         let report = verify(&dir, &[&[text(&out), "--json"], &more[..]].concat()).json();
         assert_eq!(report["image"]["same"], true, "{id}");
         assert_eq!(report["image"]["compared_bytes"], report["image"]["volume_bytes"], "{id}");
-    }
+    });
 }
 
 #[test]

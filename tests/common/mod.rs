@@ -23,6 +23,7 @@ pub mod unpack;
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -69,6 +70,12 @@ pub fn cases() -> Vec<Value> {
     let text = std::fs::read(unpack::fixtures_dir().join("manifest.json")).expect("manifest.json");
     let manifest: Value = serde_json::from_slice(&text).expect("manifest.json parses");
     manifest["cases"].as_array().expect("cases").clone()
+}
+
+/// Does `work` for each of `items`, several at a time: what takes long is waiting for the disk.
+pub fn several_at_a_time<T: Send>(items: Vec<T>, work: impl Fn(T) + Sync + Send) {
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(6).build().expect("threads");
+    threads.install(|| items.into_par_iter().for_each(work));
 }
 
 /// Unpacks a case by its id, such as `03-explicit-zeros`.
