@@ -62,6 +62,6 @@ fn writer_of_device(host: &Host, device: DeviceNumber) -> Result<Option<String>>
         }
     }
     let numbers: Vec<_> = relatives.iter().map(|relative| relative.number).collect();
-    let writer = host.openers(&numbers).found.into_iter().find(|opener| opener.writes);
+    let (writer, _) = host.writer(&numbers);
     Ok(writer.map(|opener| format!("process {} ({}) has it open for writing", opener.pid, opener.program)))
 }

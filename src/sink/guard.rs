@@ -6,8 +6,6 @@
 //! flag that does not help.
 
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
 
 use nix::libc;
 
@@ -21,12 +19,6 @@ pub use crate::sys::source_identity::SourceIdentity;
 
 /// Said where no flag helps.
 const NO_FLAG: &str = "no flag overrides this";
-
-/// A program that only passes by (udev, losetup looking for a free device) is gone in a moment, so a writer is
-/// looked for this many times before it counts.
-const WRITER_LOOKS: u32 = 4;
-/// The pause between two such looks.
-const WRITER_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the user gave leave for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -316,16 +308,7 @@ impl<'a> Target<'a> {
     /// Refuses what another process has open for writing; tells how many processes could not be asked.
     fn refuse_opened(&self) -> Result<usize> {
         let numbers: Vec<_> = self.relatives.iter().map(|relative| relative.number).collect();
-        let mut looks = 1;
-        let (writer, unseen) = loop {
-            let openers = self.host.openers(&numbers);
-            let writer = openers.found.into_iter().find(|opener| opener.writes);
-            if writer.is_none() || looks == WRITER_LOOKS {
-                break (writer, openers.unseen);
-            }
-            looks += 1;
-            thread::sleep(WRITER_PAUSE);
-        };
+        let (writer, unseen) = self.host.writer(&numbers);
         let Some(writer) = writer else { return Ok(unseen) };
         let what = self.relative(writer.number).map_or_else(|| "the device".to_owned(), described);
         let what = format!("{what} is open for writing in process {} ({})", writer.pid, writer.program);

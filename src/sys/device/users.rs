@@ -8,6 +8,8 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::thread;
+use std::time::Duration;
 
 use nix::libc;
 
@@ -37,6 +39,12 @@ impl Mount {
         self.number == number || self.source == Some(number)
     }
 }
+
+/// A program that only passes by (udev, losetup looking for a free device) is gone in a moment, so a writer is
+/// looked for this many times before it counts.
+const WRITER_LOOKS: u32 = 4;
+/// The pause between two such looks.
+const WRITER_PAUSE: Duration = Duration::from_millis(100);
 
 /// A process that has a device open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +113,21 @@ impl Host {
         let relative = name.strip_prefix("/").ok()?;
         DeviceNumber::of_path(&self.path("").join(relative))
             .or_else(|| DeviceNumber::of_path(&self.path("proc/1/root").join(relative)))
+    }
+
+    /// Another process that has one of `devices` open for writing, and goes on having it; and how many processes could not
+    /// be asked.
+    pub fn writer(&self, devices: &[DeviceNumber]) -> (Option<Opener>, usize) {
+        let mut looks = 1;
+        loop {
+            let openers = self.openers(devices);
+            let writer = openers.found.into_iter().find(|opener| opener.writes);
+            if writer.is_none() || looks == WRITER_LOOKS {
+                return (writer, openers.unseen);
+            }
+            looks += 1;
+            thread::sleep(WRITER_PAUSE);
+        }
     }
 
     /// Which other processes have one of `devices` open.
