@@ -96,8 +96,8 @@ impl<'a> Exports<'a> {
         let disk = match &*opened {
             Some(opened) => Arc::clone(&opened.disk),
             None => {
-                self.make_room();
-                let new = self.opened(state, place == 0)?;
+                self.reserve(place);
+                let new = self.opened(state, place == 0).inspect_err(|_| self.forget(place))?;
                 self.record.found(&new.volume.findings);
                 Arc::clone(&opened.insert(new).disk)
             }
@@ -139,21 +139,29 @@ impl<'a> Exports<'a> {
         }
     }
 
-    /// Waits until there are descriptors for one more state, but not for ever: the count is that of the longest chain,
-    /// and should the state then not open, whoever asks is told why.
-    fn make_room(&self) {
+    /// Counts a state as open as soon as there are descriptors for one more. It does not wait for ever: the count is that
+    /// of the longest chain, and should the state then not open, whoever asks is told why.
+    fn reserve(&self, place: usize) {
         let begun = Instant::now();
-        while self.may_close() && begun.elapsed() < PATIENCE {
+        loop {
             let mut recent = self.recent();
-            let too_many = (recent.len() + 1).saturating_sub(self.max_open);
-            let idle = self.idle(&recent);
-            self.close(&idle[..too_many.min(idle.len())], &mut recent);
-            if recent.len() < self.max_open {
+            if self.may_close() {
+                let too_many = (recent.len() + 1).saturating_sub(self.max_open);
+                let idle = self.idle(&recent);
+                self.close(&idle[..too_many.min(idle.len())], &mut recent);
+            }
+            if recent.len() < self.max_open || !self.may_close() || begun.elapsed() >= PATIENCE {
+                recent.push_back(place);
                 return;
             }
             drop(recent);
             thread::sleep(LOOK_AGAIN);
         }
+    }
+
+    /// Counts a state as not open.
+    fn forget(&self, place: usize) {
+        self.recent().retain(|&other| other != place);
     }
 
     /// What was written on top of an export would be lost with it.
