@@ -426,7 +426,9 @@ fn a_device_that_fails_in_the_middle_is_an_error_with_its_place() {
 #[test]
 fn a_signal_ends_it_and_says_how_to_go_on() {
     let rig = rig_of(&Chain::of(256 * MIB, &[&[(0, 60000, Mark::Data)], &[(5, 5, Mark::Data)]]));
-    let mut running = Lhrecover::new(&rig.args(&rig.target)).spawn();
+    let kept = rig.tmp.path().join("report.json");
+    let mut running =
+        Lhrecover::new(&[&rig.args(&rig.target)[..], &["--report", text(&kept)]].concat()).spawn();
     let target = rig.target.clone();
     running.wait_until("something was written", || fs::metadata(&target).unwrap().blocks() > 0);
     running.signal(Signal::SIGTERM);
@@ -435,9 +437,40 @@ fn a_signal_ends_it_and_says_how_to_go_on() {
         let ran = ran.exits(130);
         let hint = ran.json()["error"]["hint"].as_str().unwrap().to_owned();
         assert!(hint.contains("--overwrite"), "{hint}");
+        let kept: Value = serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap();
+        assert_eq!((&kept["mode"], &kept["error"]["exit_code"]), (&"blocks".into(), &130.into()), "{kept}");
+        assert_eq!(
+            (&kept["before"], &kept["inside_before"]),
+            (&"nothing but zeros where it was looked at".into(), &Value::Null)
+        );
     }
     rig.inject(&["--overwrite"]).exits(0);
     rig.target_is_right();
+}
+
+#[test]
+fn what_was_fresh_goes_on_without_its_zeros() {
+    if !strace::available("what_was_fresh_goes_on_without_its_zeros") {
+        return;
+    }
+    let rig = rig_of(&chain());
+    let args = [&rig.args(&rig.target)[..], &["--zeros", "write", "--threads", "1"]].concat();
+    let failed = strace::tampered(&rig.target, &["pwrite64:error=ENXIO:when=3+".to_owned()], &args).run();
+    let hint = failed.exits(4).json()["error"]["hint"].as_str().unwrap().to_owned();
+    assert!(hint.contains("--overwrite --zeros skip"), "{hint}");
+    let report = rig.inject(&["--overwrite", "--zeros", "skip"]).exits(0).json();
+    assert_eq!(written(&report).1, 0, "{report}");
+    rig.target_is_right();
+}
+
+#[test]
+fn what_is_not_read_is_no_measure() {
+    let rig = rig_of(&Chain::of(1 << 30, &[&[(0, 300, Mark::Data)], &[(5, 5, Mark::Data)]]));
+    rig.write(900 * MIB, b"data");
+    let dry = rig.inject(&["--overwrite", "--dry-run", "--zeros", "write"]).exits(0).json();
+    assert!(written(&dry).1 > 1000 * MIB, "{dry}");
+    let seconds = dry["estimated_seconds"].as_f64().unwrap();
+    assert!(seconds > 0.0 && seconds < 600.0, "{dry}");
 }
 
 #[test]

@@ -6,7 +6,9 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -141,6 +143,14 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
     (0..len.div_ceil(8)).flat_map(|_| next().to_le_bytes()).take(len).collect()
 }
 
+fn codes(report: &Value) -> Vec<String> {
+    report["findings"].as_array().unwrap().iter().map(|f| f["code"].as_str().unwrap().to_owned()).collect()
+}
+
+fn failed(report: &Value) -> Vec<&str> {
+    report["failed"].as_array().unwrap().iter().map(|f| f["path"].as_str().unwrap()).collect()
+}
+
 fn counts_are_equal(report: &Value) {
     assert_eq!(report["counts_equal"], true, "{report:#}");
     assert_eq!(report["source_counts"], report["target_counts"]);
@@ -183,13 +193,21 @@ fn ends_on_devices(test: &str, case_id: &str, fresh: &[&str]) {
     // A fresh file system of another making is kept, and grows.
     let larger = rig.device("larger", size_bytes + 256 * MIB);
     run(fresh[0], &[&fresh[1..], &[text(&larger.path)]].concat());
-    let report = rig.inject(&replica, &larger.path, &[&["--grow"], &replayed[..]].concat()).exits(0).json();
+    let growing = [&["--grow"], &replayed[..]].concat();
+    let dry = rig.inject(&replica, &larger.path, &[&growing[..], &["--dry-run"]].concat()).exits(0).json();
+    let report = rig.inject(&replica, &larger.path, &growing).exits(0).json();
+    assert_eq!((&dry["grown"], &dry["growth_bytes"]), (&false.into(), &report["growth_bytes"]), "{dry:#}");
     counts_are_equal(&report);
     assert_eq!((&report["mkfs"], &report["existing"]), (&Value::Null, &Value::Null));
     assert_eq!(report["grown"], true, "{report:#}");
     assert_eq!(regular(&rig.held(&larger.path)), truth(&fixture, "head"));
-    let again = rig.inject(&replica, &larger.path, &["--overwrite", "--mix", "--dry-run"]).exits(0).json();
+    let mixed = ["--overwrite", "--mix", "--dry-run", "--journal", "replay"];
+    let again = rig.inject(&replica, &larger.path, &mixed).exits(0).json();
     assert_eq!(again["surplus_bytes"], 0, "it took all of the device: {again:#}");
+    // Without its journal the source is not all there.
+    let skipped =
+        rig.inject(&replica, &larger.path, &["--overwrite", "--delete", "--dry-run"]).exits(1).json();
+    assert!(codes(&skipped).contains(&"journal-skipped".to_owned()), "{skipped:#}");
     before.assert_unchanged(&replica, "inject");
 }
 
@@ -341,27 +359,138 @@ fn what_is_mixed_stays_and_what_is_deleted_goes() {
     let old = [
         ("kept", b"kept".to_vec()),
         ("both/a", b"old".to_vec()),
-        ("dir/x", vec![1]),
+        ("dir/deep/x", vec![1]),
+        ("dir/y", vec![1]),
         (".lhrecover-temporary/x", vec![2]),
     ];
     let device = LoopDevice::over(&rig.ext4("device", 32 * MIB, &old));
     // A file in the place of a directory, and content that differs while length and time do not.
     let source = rig.ext4("source", 32 * MIB, &[("both/a", b"new".to_vec()), ("dir", b"a file".to_vec())]);
-    let dry = rig.inject(&source, &device.path, &["--overwrite", "--mix", "--dry-run"]).exits(0).json();
-    assert_eq!(dry["copied"]["files"], 2, "{dry:#}");
-    let mixed = rig.inject(&source, &device.path, &["--overwrite", "--mix", "--verify"]).exits(0).json();
+    let inject = |more: &[&str]| rig.inject(&source, &device.path, &[&["--overwrite"], more].concat());
+    // Mixing deletes nothing: what is in a file's way stays, and that is told.
+    let dry = inject(&["--mix", "--dry-run"]).exits(1).json();
+    let mixed = inject(&["--mix", "--verify"]).exits(1).json();
+    for report in [&dry, &mixed] {
+        assert_eq!(
+            (&report["copied"]["files"], &report["copied"]["deleted"]),
+            (&1.into(), &0.into()),
+            "{report:#}"
+        );
+        assert_eq!((&report["partial"], failed(report)), (&true.into(), vec!["dir"]));
+        assert!(report["failed"][0]["reason"].as_str().unwrap().contains("not empty"), "{report:#}");
+    }
     assert_eq!(mixed["counts_equal"], Value::Null);
-    assert_eq!(mixed["copied"]["files"], 2);
     let held = rig.held(&device.path);
-    assert_eq!((&held["both/a"], &held["dir"]), (&sha256(b"new"), &sha256(b"a file")));
+    assert_eq!((&held["both/a"], &held["dir/deep/x"]), (&sha256(b"new"), &sha256(&[1])));
     assert_eq!(held["kept"], sha256(b"kept"));
     assert!(!held.contains_key(".lhrecover-temporary"), "{held:?}");
-    let dry = rig.inject(&source, &device.path, &["--overwrite", "--delete", "--dry-run"]).exits(0).json();
-    assert_eq!(dry["copied"]["deleted"], 1, "{dry:#}");
-    let deleted = rig.inject(&source, &device.path, &["--overwrite", "--delete"]).exits(0).json();
+    // The three that are in the directory, and what the source does not have.
+    let dry = inject(&["--delete", "--dry-run"]).exits(0).json();
+    let deleted = inject(&["--delete"]).exits(0).json();
     counts_are_equal(&deleted);
-    assert_eq!(deleted["copied"]["deleted"], 1);
+    for report in [&dry, &deleted] {
+        assert_eq!(
+            (&report["copied"]["files"], &report["copied"]["deleted"]),
+            (&1.into(), &4.into()),
+            "{report:#}"
+        );
+    }
     assert!(!rig.held(&device.path).contains_key("kept"));
+}
+
+#[test]
+fn a_link_on_the_device_leads_nowhere() {
+    let Some(rig) = Rig::new("a_link_on_the_device_leads_nowhere") else { return };
+    let elsewhere = rig.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("f"), "of this machine").unwrap();
+    fs::write(elsewhere.join("g"), "of this machine").unwrap();
+    let source = rig.ext4("source", 16 * MIB, &[("x/f", b"of this machine".to_vec())]);
+    fs::create_dir(rig.path("device content")).unwrap();
+    symlink(&elsewhere, rig.path("device content").join("x")).unwrap();
+    let device = LoopDevice::over(&rig.ext4("device", 16 * MIB, &[("gone", vec![1])]));
+    let dry = rig.inject(&source, &device.path, &["--overwrite", "--delete", "--dry-run"]).exits(0).json();
+    let done = rig.inject(&source, &device.path, &["--overwrite", "--delete"]).exits(0).json();
+    for report in [&dry, &done] {
+        assert_eq!(
+            (&report["copied"]["files"], &report["copied"]["deleted"]),
+            (&1.into(), &1.into()),
+            "{report:#}"
+        );
+    }
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 2);
+    assert_eq!(rig.held(&device.path)["x/f"], sha256(b"of this machine"));
+}
+
+/// A device that was not unmounted: its root is empty until its journal is played back, which brings this file.
+fn with_pending_journal(rig: &Rig, name: &str, content: &[u8], time: fs::FileTimes) -> LoopDevice {
+    let mounted_image = sparse_file(&rig.path(&format!("{name} while mounted")), 64 * MIB);
+    run("mke2fs", &["-q", "-t", "ext4", text(&mounted_image)]);
+    let image = rig.path(name);
+    let point = rig.path("pending");
+    fs::create_dir_all(&point).unwrap();
+    let device = LoopDevice::over(&mounted_image);
+    {
+        let _mounted = Mounted::at(&device.path, &point);
+        run("sync", &["-f", text(&point)]);
+        let file = File::create(point.join("app.sqlite")).unwrap();
+        file.write_all_at(content, 0).unwrap();
+        file.set_times(time).unwrap();
+        file.sync_all().unwrap();
+        fs::copy(&mounted_image, &image).unwrap();
+    }
+    LoopDevice::over(&image)
+}
+
+#[test]
+fn a_journal_that_waits_on_the_device_hides_no_files() {
+    let Some(rig) = Rig::new("a_journal_that_waits_on_the_device_hides_no_files") else { return };
+    let time = fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+    let content = rig.path("source content");
+    fs::create_dir(&content).unwrap();
+    fs::write(content.join("app.sqlite"), "NEW").unwrap();
+    File::options().write(true).open(content.join("app.sqlite")).unwrap().set_times(time).unwrap();
+    let source = rig.ext4("source", 32 * MIB, &[]);
+    let device = with_pending_journal(&rig, "device", b"OLD", time);
+    let dry = rig.inject(&source, &device.path, &["--dry-run"]).exits(0).json();
+    let notes = dry["notes"].to_string();
+    assert!(notes.contains("journal was not played back") && notes.contains("--overwrite"), "{notes}");
+    let refused = rig.inject(&source, &device.path, &[]).exits(5).json();
+    assert!(refused["error"]["message"].as_str().unwrap().contains("has files"), "{refused}");
+    drop(device);
+    // Of the same size and time, and shown by nothing before it is mounted for writing.
+    let device = with_pending_journal(&rig, "second", b"OLD", time);
+    let report = rig.inject(&source, &device.path, &["--overwrite", "--delete", "--verify"]).exits(0).json();
+    counts_are_equal(&report);
+    assert_eq!(
+        (&report["existing"], &report["copied"]["files"]),
+        (&"delete".into(), &1.into()),
+        "{report:#}"
+    );
+    assert_eq!(rig.held(&device.path)["app.sqlite"], sha256(b"NEW"));
+}
+
+#[test]
+fn room_is_looked_for_before_anything_is_copied() {
+    let Some(rig) = Rig::new("room_is_looked_for_before_anything_is_copied") else { return };
+    let (small, large) = (noise(100_000, 1), noise(36 << 20, 2));
+    let source = rig.ext4("source", 64 * MIB, &[("db", large.clone()), ("a", small.clone())]);
+    // Of the same length, so that it takes reading to see that both would have to be there for a while.
+    let device = LoopDevice::over(&rig.ext4("device", 64 * MIB, &[("db", noise(36 << 20, 3))]));
+    for more in [&["--delete", "--dry-run"][..], &["--delete"], &["--mix"]] {
+        let refused = rig.inject(&source, &device.path, &[&["--overwrite"], more].concat()).exits(5).json();
+        let error = &refused["error"];
+        assert!(error["message"].as_str().unwrap().contains("no room"), "{error}");
+        assert_eq!(error["hint"].as_str().unwrap().contains("wipefs"), more[0] == "--delete", "{error}");
+    }
+    let held = rig.held(&device.path);
+    assert!(!held.contains_key("a") && held["db"] == sha256(&noise(36 << 20, 3)), "nothing was copied");
+    run("wipefs", &["--all", "--quiet", text(&device.path)]);
+    rig.inject(&source, &device.path, &["--overwrite"]).exits(0);
+    assert_eq!(rig.held(&device.path)["db"], sha256(&large));
+    // What is there already takes no more room.
+    let again = rig.inject(&source, &device.path, &["--overwrite", "--delete"]).exits(0).json();
+    assert_eq!(again["copied"]["files"], 0);
 }
 
 #[test]
@@ -445,9 +574,16 @@ fn what_cannot_be_read_is_named_and_nothing_is_deleted() {
     let ran = rig.inject(&served.file(), &device.path, &["--overwrite", "--delete", "--verify"]).exits(1);
     let report = ran.json();
     assert_eq!(report["partial"], true, "{report:#}");
-    let failed: Vec<_> =
-        report["failed"].as_array().unwrap().iter().map(|f| f["path"].as_str().unwrap()).collect();
+    let failed = failed(&report);
     assert_eq!(failed, ["d0/file 3", "d1/file 7"]);
+    let copied: u64 =
+        content.iter().filter(|(name, _)| !failed.contains(name)).map(|(_, b)| b.len() as u64).sum();
+    assert_eq!(
+        (&report["copied"]["files"], &report["copied"]["bytes"]),
+        (&18.into(), &copied.into()),
+        "{report:#}"
+    );
+    assert_eq!(report["verification"]["files"], 18);
     assert!(report["failed"][0]["reason"].as_str().unwrap().contains("Input/output error"), "{report:#}");
     assert_eq!(report["verification"]["differences"], serde_json::json!([]), "the rest is right");
     assert!(!report["trouble"].as_array().unwrap().is_empty());
@@ -457,6 +593,72 @@ fn what_cannot_be_read_is_named_and_nothing_is_deleted() {
     for (name, bytes) in content.iter().filter(|(name, _)| !failed.contains(name)) {
         assert_eq!(held[*name], sha256(bytes), "{name}");
     }
+}
+
+#[test]
+fn a_directory_stays_until_all_is_read() {
+    let Some(rig) = Rig::new("a_directory_stays_until_all_is_read") else { return };
+    let odd = OsStr::from_bytes(b"n\nl\xff\\#012");
+    let (bad, good) = (noise(60_000, 1), noise(60_000, 2));
+    let content = rig.path("source content");
+    fs::create_dir(&content).unwrap();
+    fs::write(content.join(odd), noise(60_000, 3)).unwrap();
+    let image = rig.ext4("source", 32 * MIB, &[("a", bad.clone()), ("b", good), ("c", b"c".to_vec())]);
+    let bytes = fs::read(&image).unwrap();
+    let place = |content: &[u8]| {
+        let start = bytes.chunks(1024).position(|chunk| content.starts_with(chunk)).unwrap() as u64 * 1024;
+        ByteRange::new((start + 8192) / 4096 * 4096, start / 4096 * 4096 + 16384)
+    };
+    let disk = Memory::new(bytes.clone());
+    disk.fail(vec![place(&bad), place(&noise(60_000, 3))]);
+    let served = Served::at(&rig.path("failing"), disk);
+    let old = [("a/deep/old", vec![1]), ("b/x", vec![2]), ("only here", vec![3])];
+    let device = LoopDevice::over(&rig.ext4("device", 32 * MIB, &old));
+    let args = ["--overwrite", "--delete", "--verify"];
+    let dry = rig.inject(&served.file(), &device.path, &[&args[..], &["--dry-run"]].concat()).exits(1).json();
+    let report = rig.inject(&served.file(), &device.path, &args).exits(1).json();
+    for report in [&dry, &report] {
+        assert_eq!(
+            (&report["partial"], &report["copied"]["deleted"]),
+            (&true.into(), &0.into()),
+            "{report:#}"
+        );
+        assert_eq!(
+            (&report["copied"]["files"], &report["copied"]["bytes"]),
+            (&1.into(), &1.into()),
+            "{report:#}"
+        );
+        assert_eq!(failed(report), ["a", "b", &odd.to_string_lossy()], "{report:#}");
+    }
+    assert!(report["notes"].to_string().contains("nothing was deleted"), "{report:#}");
+    assert_eq!(report["verification"]["differences"], serde_json::json!([]), "{report:#}");
+    let held = rig.held(&device.path);
+    for (path, bytes) in &old {
+        assert_eq!(held[*path], sha256(bytes), "{path}");
+    }
+}
+
+#[test]
+fn an_attribute_that_does_not_fit_is_its_files() {
+    let Some(rig) = Rig::new("an_attribute_that_does_not_fit_is_its_files") else { return };
+    let image = sparse_file(&rig.path("source"), 320 * MIB);
+    run("mkfs.xfs", &["-q", text(&image)]);
+    let source = LoopDevice::over(&image);
+    let point = rig.path("making");
+    fs::create_dir(&point).unwrap();
+    {
+        let _mounted = Mounted::at(&source.path, &point);
+        for dir in ["one", "two"] {
+            fs::create_dir(point.join(dir)).unwrap();
+            fs::write(point.join(dir).join("a"), dir).unwrap();
+        }
+        xattr::set(point.join("two/a"), "user.big", &[b'x'; 30_000]).unwrap();
+    }
+    let device = rig.device("device", 400 * MIB);
+    run("mke2fs", &["-q", "-t", "ext4", text(&device.path)]);
+    let report = rig.inject(&image, &device.path, &["--verify"]).exits(1).json();
+    assert_eq!(failed(&report), ["two/a"], "{report:#}");
+    assert!(report["failed"][0]["reason"].as_str().unwrap().contains("xattr"), "{report:#}");
 }
 
 /// A source that takes a moment to copy.
@@ -496,7 +698,8 @@ fn a_signal_takes_everything_down() {
     let (source, _) = slow_source(&rig);
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let device = rig.device(signal.as_str(), 128 * MIB);
-        let mut running = rig.program(&source, &device.path, &["--verify"]).spawn();
+        let kept = rig.path(&format!("report {signal}"));
+        let mut running = rig.program(&source, &device.path, &["--verify", "--report", text(&kept)]).spawn();
         let backing = rig.path(signal.as_str());
         running.wait_until("files were written", || fs::metadata(&backing).unwrap().blocks() > 24_000);
         running.signal(signal);
@@ -504,6 +707,14 @@ fn a_signal_takes_everything_down() {
         // It may have been done before the signal came.
         assert!(matches!(ran.status.code(), Some(0 | 130)), "{:?} {}", ran.status, ran.stderr);
         rig.mounts.assert_nothing_left("a signal");
+        let kept: Value = serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap();
+        assert_eq!(kept["mode"], "files");
+        if ran.status.code() == Some(130) {
+            let error = &ran.json()["error"];
+            assert!(error["hint"].as_str().unwrap().contains("--overwrite --delete"), "{error}");
+            assert_eq!((&kept["error"]["exit_code"], &kept["error"]["hint"]), (&130.into(), &error["hint"]));
+            assert_eq!(kept["before"], "nothing but zeros where it was looked at");
+        }
         run("e2fsck", &["-f", "-n", text(&device.path)]);
         assert!(!rig.held(&device.path).contains_key(".lhrecover-temporary"));
     }
@@ -529,12 +740,15 @@ fn a_missing_tool_is_named_with_its_package() {
     assert_eq!(hint(&with_tools(&[])), "install it: apt-get install e2fsprogs");
     assert_eq!(fs::metadata(rig.path("device")).unwrap().blocks(), 0);
     run("mke2fs", &["-q", "-F", text(&device.path), "8m"]);
-    assert_eq!(hint(&with_tools(&["--grow"])), "install it: apt-get install e2fsprogs");
-    // Without a checker, that is said.
-    let ran =
-        rig.program(&source, &device.path, &[]).env("LHRECOVER_TOOL_PATH", &tools).run().exits(0).json();
-    assert_eq!((&ran["check"]["sound"], &ran["check"]["command"]), (&Value::Null, &Value::Null));
-    assert!(ran["check"]["why"].as_str().unwrap().contains("e2fsprogs"), "{ran:#}");
+    // The checker is a step like the others, and missed before anything is written.
+    let held = fs::read(rig.path("device")).unwrap();
+    let error = with_tools(&[]);
+    assert!(error["error"]["message"].as_str().unwrap().contains("e2fsck"), "{error}");
+    assert_eq!(hint(&error), "install it: apt-get install e2fsprogs");
+    assert!(fs::read(rig.path("device")).unwrap() == held);
+    provide("e2fsck");
+    assert!(with_tools(&["--grow"])["error"]["message"].as_str().unwrap().contains("resize2fs"));
+    rig.program(&source, &device.path, &[]).env("LHRECOVER_TOOL_PATH", &tools).run().exits(0);
     rig.mounts.assert_nothing_left("missing tools");
 }
 
@@ -660,9 +874,19 @@ fn blocks_grow_into_a_larger_device() {
             plain["findings"].as_array().unwrap().iter().find(|f| f["code"] == "device-larger").unwrap();
         assert!(finding["advice"].as_str().unwrap().contains("--grow"), "{finding}");
         let before = room();
+        let dry = rig.mounts.program(&[&args[..], &["--overwrite", "--grow", "--dry-run"]].concat()).run();
+        let dry = dry.exits(0).json();
+        assert_eq!((&dry["grown"], &dry["growth_bytes"]), (&false.into(), &(64 * MIB).into()), "{dry:#}");
+        assert!(!codes(&dry).contains(&"device-larger".to_owned()), "{dry:#}");
         let grown =
             rig.mounts.program(&[&args[..], &["--overwrite", "--grow"]].concat()).run().exits(0).json();
-        assert_eq!(grown["grown"], true);
+        assert_eq!((&grown["grown"], &grown["growth_bytes"]), (&true.into(), &(64 * MIB).into()));
+        let (was, is) = (&grown["inside_before"], &grown["inside_after"]);
+        assert!(
+            was["uuid"].is_string() && was["uuid"] == is["uuid"] && was["label"] == is["label"],
+            "{grown:#}"
+        );
+        assert!(is["size_bytes"].as_u64() > was["size_bytes"].as_u64(), "{grown:#}");
         rig.mounts.assert_nothing_left("growing");
         assert!(room() > before + 40 * MIB, "{name}: {before} and {}", room());
     }

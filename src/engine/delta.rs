@@ -128,7 +128,7 @@ impl Work<'_> {
                 }
                 PieceKind::Zero => self.zeros(range, theirs, &mut writes)?,
             }
-            if !self.fresh || matches!(kind, PieceKind::Data(_)) {
+            if self.takes_time(kind) {
                 self.run.event(Event::Advanced { bytes: range.len_bytes() });
             }
         }
@@ -136,6 +136,12 @@ impl Work<'_> {
             self.sums.add(batch.index, sum);
         }
         Ok(Found { range: batch.range(), writes })
+    }
+
+    /// Whether anything is read or written for a piece of that kind.
+    fn takes_time(&self, kind: PieceKind) -> bool {
+        let is_only_counted = self.options.zeros == Zeros::All && !self.options.write;
+        matches!(kind, PieceKind::Data(_)) || !self.fresh && !is_only_counted
     }
 
     /// What of a layer's piece has to be written; `ours`, its bytes, begin at `filled` in the buffer.

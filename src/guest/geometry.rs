@@ -53,6 +53,8 @@ pub struct Xfs {
     pub directory_bytes: u64,
     /// How many blocks there are.
     pub blocks: u64,
+    /// How much of it inodes may take, in percent; all of it when 0.
+    pub inode_percent: u8,
     /// What can be had or not, by section and name as mkfs.xfs has them.
     pub features: Vec<(&'static str, &'static str, bool)>,
     /// Its label.
@@ -86,7 +88,7 @@ pub fn of(head: &[u8]) -> Option<Geometry> {
 
 /// Features of ext: `s_feature_compat`, `s_feature_incompat` and `s_feature_ro_compat` (`fs/ext4/ext4.h`), with the names
 /// of ext4(5).
-const EXT_COMPAT: [(u32, &str); 8] = [
+const EXT_COMPAT: [(u32, &str); 9] = [
     (0x1, "dir_prealloc"),
     (0x4, "has_journal"),
     (0x8, "ext_attr"),
@@ -94,6 +96,7 @@ const EXT_COMPAT: [(u32, &str); 8] = [
     (0x20, "dir_index"),
     (0x200, "sparse_super2"),
     (0x400, "fast_commit"),
+    (0x800, "stable_inodes"),
     (0x1000, "orphan_file"),
 ];
 const EXT_INCOMPAT: [(u32, &str); 12] = [
@@ -193,6 +196,7 @@ fn xfs(head: &[u8]) -> Option<Xfs> {
             .checked_shl(directory_bits)
             .filter(|bytes| (1..=65536).contains(bytes))?,
         blocks: sb.u64(8)?,
+        inode_percent: sb.u8(127)?,
         features,
         label: label(&sb, 108, 12)?,
         uuid: sb.uuid(32),

@@ -259,6 +259,8 @@ codes! {
         "Something in the volume could not be checked, or not in full: a tool is missing, or there was no room.";
     JournalDirty = "journal-dirty", Info,
         "The file system was not unmounted: its journal holds what was written last.";
+    JournalSkipped = "journal-skipped", Warning,
+        "The source's journal holds what was written last, and was not played back: that is not in what was copied.";
     NothingInside = "nothing-inside", Info,
         "The volume, or a partition of it, holds nothing to check: it is empty, or swap space.";
     DeviceLarger = "device-larger", Info,

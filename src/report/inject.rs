@@ -7,11 +7,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::error::Error;
 use crate::report::finding::{FindingReport, printable};
 use crate::report::human;
 use crate::report::merge::VerificationReport;
 use crate::sink::guard::Identity;
 use crate::workflow::inject::blocks::InjectedBlocks;
+use crate::workflow::inject::identity::{Inside, Met};
 
 /// The version of the JSON that `inject --json` prints and `--report` keeps.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -35,10 +37,16 @@ pub struct InjectReport {
     pub device: Option<DeviceReport>,
     /// What it carried before.
     pub before: String,
+    /// What was on it, by what that says of itself; `null` when it was nothing that is known.
+    pub inside_before: Option<InsideReport>,
     /// What it begins with now; `null` when that is not known.
     pub after: Option<&'static str>,
+    /// What is on it now; `null` when nothing was written, or it is nothing that is known.
+    pub inside_after: Option<InsideReport>,
     /// Whether the file system was made to take all of the device.
     pub grown: bool,
+    /// Bytes that it was made to take beyond the volume, or would be.
+    pub growth_bytes: u64,
     /// Whether nothing was written.
     pub dry_run: bool,
     /// The volume's length in bytes.
@@ -95,6 +103,85 @@ impl From<&Identity> for DeviceReport {
     }
 }
 
+/// What is on a device.
+#[derive(Clone, Debug, Serialize)]
+pub struct InsideReport {
+    /// What it is, in words.
+    pub kind: String,
+    /// Its label.
+    pub label: Option<String>,
+    /// Its UUID.
+    pub uuid: Option<String>,
+    /// How large it says it is.
+    pub size_bytes: Option<u64>,
+}
+
+impl From<&Inside> for InsideReport {
+    fn from(inside: &Inside) -> Self {
+        let Inside { name, label, uuid, size_bytes, .. } = inside.clone();
+        InsideReport { kind: name, label, uuid, size_bytes }
+    }
+}
+
+/// What is kept in the file when the work failed after something may have been written.
+#[derive(Clone, Debug, Serialize)]
+pub struct InjectFailedReport {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The version of lhrecover that did it.
+    pub lhrecover_version: &'static str,
+    /// `blocks` or `files`.
+    pub mode: &'static str,
+    /// The replica directory or image, as it was named.
+    pub source: String,
+    /// The device, as it was named.
+    pub target: String,
+    /// What it is called otherwise; `null` for an image file.
+    pub device: Option<DeviceReport>,
+    /// What it carried before.
+    pub before: String,
+    /// What was on it, by what that says of itself.
+    pub inside_before: Option<InsideReport>,
+    /// Why it failed.
+    pub error: ErrorReport,
+}
+
+/// Why it failed, as `--json` prints it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ErrorReport {
+    /// The exit code.
+    pub exit_code: u8,
+    /// What happened, and where.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+}
+
+/// Puts together what is kept of work that failed.
+pub fn of_failure(
+    mode: &'static str,
+    source: &Path,
+    target: &Path,
+    met: &Met,
+    error: &Error,
+) -> InjectFailedReport {
+    InjectFailedReport {
+        schema_version: SCHEMA_VERSION,
+        lhrecover_version: env!("CARGO_PKG_VERSION"),
+        mode,
+        source: source.display().to_string(),
+        target: target.display().to_string(),
+        device: met.device.as_ref().map(DeviceReport::from),
+        before: met.before.clone(),
+        inside_before: met.inside.as_ref().map(InsideReport::from),
+        error: ErrorReport {
+            exit_code: error.kind().exit_code(),
+            message: error.to_string(),
+            hint: error.hint().map(str::to_owned),
+        },
+    }
+}
+
 /// Puts together what is shown of blocks that were injected from `source`.
 pub fn of_blocks(source: &Path, injected: &InjectedBlocks) -> InjectReport {
     let delta = &injected.delta;
@@ -107,8 +194,11 @@ pub fn of_blocks(source: &Path, injected: &InjectedBlocks) -> InjectReport {
         target: injected.target.display().to_string(),
         device: injected.identity.as_ref().map(DeviceReport::from),
         before: injected.before.clone(),
+        inside_before: injected.inside_before.as_ref().map(InsideReport::from),
         after: injected.after.map(|guest| guest.name),
-        grown: injected.grown,
+        inside_after: injected.inside_after.as_ref().map(InsideReport::from),
+        grown: injected.growth_bytes > 0 && !injected.dry_run,
+        growth_bytes: injected.growth_bytes,
         dry_run: injected.dry_run,
         volume_bytes: injected.volume_bytes,
         surplus_bytes: injected.surplus_bytes,
@@ -117,20 +207,37 @@ pub fn of_blocks(source: &Path, injected: &InjectedBlocks) -> InjectReport {
         compared_bytes: delta.compared_bytes,
         written_data_bytes: delta.data_bytes,
         written_zero_bytes: delta.zero_bytes,
-        estimated_seconds: injected.dry_run.then(|| estimate(injected)),
+        estimated_seconds: injected.estimate.map(|time| time.as_secs_f64()),
         verification: injected.verification.as_ref().map(VerificationReport::from),
         findings: injected.findings.iter().map(FindingReport::from).collect(),
         duration_seconds: injected.duration.as_secs_f64(),
     }
 }
 
-/// Reading both sides again, and writing what differs as fast as they were read.
-#[allow(clippy::cast_precision_loss)] // An estimate.
-fn estimate(injected: &InjectedBlocks) -> f64 {
-    let seconds = injected.delta_duration.as_secs_f64();
-    let read_bytes = injected.data_bytes.saturating_add(injected.delta.compared_bytes).max(1);
-    let written_bytes = injected.delta.data_bytes.saturating_add(injected.delta.zero_bytes);
-    seconds * (1.0 + written_bytes as f64 / read_bytes as f64)
+/// The line that tells what was on a device, and what is there now.
+fn before_and_now(
+    before: &str,
+    inside_before: Option<&InsideReport>,
+    inside_after: Option<&InsideReport>,
+) -> String {
+    let before = inside_before.map_or_else(|| printable(before), inside_words);
+    let now = inside_after.map(|inside| format!("; now: {}", inside_words(inside))).unwrap_or_default();
+    format!("  before: {before}{now}")
+}
+
+fn inside_words(inside: &InsideReport) -> String {
+    let label = inside.label.as_ref().map(|label| format!(" '{label}'"));
+    let uuid = inside.uuid.as_ref().map(|uuid| format!(", UUID {uuid}"));
+    let size = inside.size_bytes.map(|bytes| format!(", {}", human::bytes(bytes)));
+    let more: String = [label, uuid, size].into_iter().flatten().collect();
+    printable(&format!("{}{more}", inside.kind))
+}
+
+/// The line about a file system that grows.
+fn growth_line(grown: bool, growth_bytes: u64) -> Option<String> {
+    let was = if grown { "was" } else { "would be" };
+    let bytes = human::bytes(growth_bytes);
+    (growth_bytes > 0).then(|| format!("  the file system {was} made to take {bytes} more of the device"))
 }
 
 /// The lines for people; findings are shown apart.
@@ -146,7 +253,8 @@ pub fn text(report: &InjectReport) -> String {
         let _ =
             writeln!(text, "  device {}{also}, {}", printable(&device.name), human::bytes(device.size_bytes));
     }
-    let _ = writeln!(text, "  before: {}", printable(&report.before));
+    let before = before_and_now(&report.before, report.inside_before.as_ref(), report.inside_after.as_ref());
+    let _ = writeln!(text, "{before}");
     let _ = writeln!(
         text,
         "  volume {}, data {}; {} of the device compared",
@@ -167,8 +275,8 @@ pub fn text(report: &InjectReport) -> String {
             human::bytes(verification.read_bytes)
         );
     }
-    if report.grown {
-        let _ = writeln!(text, "  the file system was made to take all of the device");
+    if let Some(line) = growth_line(report.grown, report.growth_bytes) {
+        let _ = writeln!(text, "{line}");
     }
     match report.estimated_seconds {
         Some(seconds) => {

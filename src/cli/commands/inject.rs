@@ -12,12 +12,13 @@ use crate::cli::report_file::ReportFile;
 use crate::cli::signals::cancel_on_signals;
 use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
-use crate::event::Run;
+use crate::event::{Cancel, Run};
 use crate::report::inject as report;
 use crate::sink::file::FileOptions;
 use crate::sink::guard::SourceIdentity;
 use crate::workflow::inject::blocks::{self, BlocksOptions, ZeroPolicy};
 use crate::workflow::inject::files::{self, Existing, FilesOptions};
+use crate::workflow::inject::identity::Met;
 use crate::workflow::mount::Journal;
 use crate::workflow::tool::Tools;
 
@@ -158,7 +159,9 @@ impl Args {
         ui: &Ui,
         run: &Run<'_>,
     ) -> Result<Outcome> {
-        let injected = blocks::inject(volume, &self.device, &self.blocks_options(), run)?;
+        let mut met = None;
+        let injected = blocks::inject(volume, &self.device, &self.blocks_options(), &mut met, run);
+        let (injected, file) = self.kept_if_failed(injected, "blocks", met.as_ref(), file, ui)?;
         let report = report::of_blocks(&self.source, &injected);
         if !ui.json {
             ui.findings(&report.findings);
@@ -178,7 +181,9 @@ impl Args {
         ui: &Ui,
         run: &Run<'_>,
     ) -> Result<Outcome> {
-        let injected = files::inject(volume, &self.device, &self.files_options(), run)?;
+        let mut met = None;
+        let injected = files::inject(volume, &self.device, &self.files_options(), &mut met, run);
+        let (injected, file) = self.kept_if_failed(injected, "files", met.as_ref(), file, ui)?;
         let report = report::files::of_files(&self.source, &injected);
         if !ui.json {
             ui.findings(&report.findings);
@@ -190,6 +195,31 @@ impl Args {
         shown?;
         let outcome = Outcome::of(report.findings.iter().map(|finding| finding.severity).max());
         Ok(if injected.is_complete() { outcome } else { Outcome::Findings })
+    }
+
+    /// The result and the report's file. When the work failed after something may have been written, that is what the file
+    /// tells, and the error is returned.
+    fn kept_if_failed<T>(
+        &self,
+        done: Result<T>,
+        mode: &'static str,
+        met: Option<&Met>,
+        file: Option<ReportFile>,
+        ui: &Ui,
+    ) -> Result<(T, Option<ReportFile>)> {
+        let error = match done {
+            Ok(done) => return Ok((done, file)),
+            Err(error) => error,
+        };
+        if let (Some(met), Some(file)) = (met, file) {
+            let report = report::of_failure(mode, &self.source, &self.device, met, &error);
+            // Also when the work was stopped.
+            let run = Run { observer: ui, cancel: &Cancel::default() };
+            if let Err(e) = file.finish(&report, &run) {
+                ui.trouble(&e);
+            }
+        }
+        Err(error)
     }
 
     /// An option that has no meaning in this mode is more likely a mistake than a habit.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{DeviceReport, SCHEMA_VERSION};
+use super::{DeviceReport, InsideReport, SCHEMA_VERSION, before_and_now, growth_line};
 use crate::report::finding::{FindingReport, printable};
 use crate::report::human;
 use crate::workflow::inject::files::check::Checked;
@@ -42,8 +42,12 @@ pub struct InjectFilesReport {
     pub device: DeviceReport,
     /// What it carried before.
     pub before: String,
+    /// What was on it, by what that says of itself; `null` when it was nothing that is known.
+    pub inside_before: Option<InsideReport>,
     /// What it begins with now; `null` when that is not known.
     pub after: Option<&'static str>,
+    /// What is on it now; `null` when nothing was written.
+    pub inside_after: Option<InsideReport>,
     /// The kernel's name for the device's file system.
     pub target_file_system: &'static str,
     /// The command that made it; `null` when it was there.
@@ -54,6 +58,8 @@ pub struct InjectFilesReport {
     pub surplus_bytes: u64,
     /// Whether it was made to take them.
     pub grown: bool,
+    /// Bytes that it was made to take, or would be.
+    pub growth_bytes: u64,
     /// Whether nothing was written.
     pub dry_run: bool,
     /// What was copied, or would be.
@@ -117,7 +123,7 @@ pub struct FailedReport {
 
 impl From<&Failed> for FailedReport {
     fn from(failed: &Failed) -> Self {
-        FailedReport { path: failed.path.clone(), reason: failed.reason.clone() }
+        FailedReport { path: failed.path.display().to_string(), reason: failed.reason.clone() }
     }
 }
 
@@ -181,7 +187,9 @@ pub fn of_files(source: &Path, injected: &InjectedFiles) -> InjectFilesReport {
         target: injected.target.display().to_string(),
         device: DeviceReport::from(&injected.identity),
         before: injected.before.clone(),
+        inside_before: injected.inside_before.as_ref().map(InsideReport::from),
         after: injected.after.map(|guest| guest.name),
+        inside_after: injected.inside_after.as_ref().map(InsideReport::from),
         target_file_system: injected.target_file_system,
         mkfs: injected.mkfs.clone(),
         existing: injected.existing.map(|existing| match existing {
@@ -189,7 +197,8 @@ pub fn of_files(source: &Path, injected: &InjectedFiles) -> InjectFilesReport {
             Existing::Mix => "mix",
         }),
         surplus_bytes: injected.surplus_bytes,
-        grown: injected.grown,
+        grown: injected.growth_bytes > 0 && !injected.dry_run,
+        growth_bytes: injected.growth_bytes,
         dry_run: injected.dry_run,
         copied: CopiedReport { files: copied.files, bytes: copied.bytes, deleted: copied.deleted },
         partial: copied.is_partial,
@@ -218,14 +227,12 @@ pub fn text(report: &InjectFilesReport) -> String {
     let (would, verb) = if report.dry_run { ("would be ", "would put") } else { ("", "put") };
     line(format!("{verb} the files of {} on {}", printable(&report.source), printable(&report.target)));
     line(format!("  device {}, {}", printable(&report.device.name), human::bytes(report.device.size_bytes)));
-    line(format!("  before: {}", printable(&report.before)));
+    line(before_and_now(&report.before, report.inside_before.as_ref(), report.inside_after.as_ref()));
     line(match &report.mkfs {
         Some(mkfs) => format!("  file system {would}made: {}", printable(mkfs)),
         None => format!("  file system kept: {}", report.target_file_system),
     });
-    if report.grown {
-        line(format!("  it was made to take {} more of the device", human::bytes(report.surplus_bytes)));
-    }
+    growth_line(report.grown, report.growth_bytes).into_iter().for_each(&mut line);
     let copied = &report.copied;
     line(format!("  {would}copied: {} files, {}", copied.files, human::bytes(copied.bytes)));
     if report.existing == Some("delete") {
@@ -254,7 +261,7 @@ fn check_and_comparison(line: &mut impl FnMut(String), report: &InjectFilesRepor
             (Some(false), _) => line(format!("  checked: DAMAGED ({})", printable(command))),
             (None, why) => line(format!("  not checked: {}", printable(why.as_deref().unwrap_or_default()))),
         }
-        if check.sound == Some(false) {
+        if check.sound != Some(true) {
             check.lines.iter().for_each(|words| line(format!("    {}", printable(words))));
         }
     }

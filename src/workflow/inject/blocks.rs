@@ -19,6 +19,7 @@ use crate::event::{Event, Run};
 use crate::guest::{self, Guest};
 use crate::model::finding::{Code, Finding};
 use crate::sink::Target;
+use crate::sink::contents::Contents;
 use crate::sink::device::DeviceSink;
 use crate::sink::guard::{self, DeviceLeave, SourceIdentity};
 use crate::sink::in_place::ImageFile;
@@ -26,6 +27,7 @@ use crate::sys::device::{Identity, Kind};
 use crate::view::disk::Disk;
 use crate::workflow::inject::files::target::TargetDevice;
 use crate::workflow::inject::grow::{self, Growth};
+use crate::workflow::inject::identity::{self, Inside, Met};
 use crate::workflow::inject::luks;
 use crate::workflow::merge;
 use crate::workflow::mount::file_system::FileSystem;
@@ -77,8 +79,12 @@ pub struct InjectedBlocks {
     pub identity: Option<Identity>,
     /// What the target carried before, in words.
     pub before: String,
+    /// What was on it, by what that says of itself.
+    pub inside_before: Option<Inside>,
     /// What it begins with now.
     pub after: Option<Guest>,
+    /// What is on it now; `None` when nothing was written.
+    pub inside_after: Option<Inside>,
     /// The file name of the top layer; `None` for an image.
     pub top_layer: Option<String>,
     /// The volume's length in bytes.
@@ -91,29 +97,31 @@ pub struct InjectedBlocks {
     pub fresh: bool,
     /// What differed, and was written.
     pub delta: Delta,
-    /// Whether the file system was made to take all of the device.
-    pub grown: bool,
+    /// Bytes that the file system was made to take beyond the volume, or would be.
+    pub growth_bytes: u64,
     /// Whether nothing was written.
     pub dry_run: bool,
+    /// How long the real run would take, but for the reading back; `None` unless dry.
+    pub estimate: Option<Duration>,
     /// What reading back found, if it was asked for.
     pub verification: Option<Verification>,
     /// Damage and doubt.
     pub findings: Vec<Finding>,
     /// How long it took.
     pub duration: Duration,
-    /// How long the reading and, but for a dry run, the writing of what differs took.
-    pub delta_duration: Duration,
 }
 
 /// Makes `target` hold `volume`.
 ///
 /// # Errors
 /// By kind: the source cannot be read (`Source`), a guard refuses (`Refused`), the target fails (`Output`), what is
-/// read back differs (`Unverified`), a signal came (`Interrupted`).
+/// read back differs (`Unverified`), a signal came (`Interrupted`). Once anything may have been written, `met` has what the
+/// target was before.
 pub fn inject(
     volume: &Volume,
     target: &Path,
     options: &BlocksOptions,
+    met: &mut Option<Met>,
     run: &Run<'_>,
 ) -> Result<InjectedBlocks> {
     let started = Instant::now();
@@ -132,36 +140,38 @@ pub fn inject(
     let inject = Inject { volume, survey: &survey, plan, target, options, run };
     let is_device =
         fs::metadata(target).map_or(target.starts_with("/dev"), |m| m.file_type().is_block_device());
-    let Done { identity, before, after, surplus_bytes, grown, copy, findings: of_target } =
-        if is_device { inject.to_device()? } else { inject.to_file()? };
+    let Done { met, after, inside_after, surplus_bytes, growth_bytes, copy, findings: of_target } =
+        if is_device { inject.to_device(met)? } else { inject.to_file(met)? };
     volume.recheck()?;
     Ok(InjectedBlocks {
         target: target.to_path_buf(),
-        identity,
-        before,
+        identity: met.device,
+        before: met.before,
+        inside_before: met.inside,
         after,
+        inside_after,
         top_layer: volume.state().map(|view| view.file().to_owned()),
         volume_bytes,
         surplus_bytes,
         data_bytes: survey.data_bytes,
         fresh: copy.fresh,
         delta: copy.delta,
-        grown,
+        growth_bytes,
         dry_run: options.dry_run,
+        estimate: copy.estimate,
         verification: copy.verification,
         findings: findings.into_iter().chain(of_target).collect(),
         duration: started.elapsed(),
-        delta_duration: copy.delta_duration,
     })
 }
 
 /// What was done to a target.
 struct Done {
-    identity: Option<Identity>,
-    before: String,
+    met: Met,
     after: Option<Guest>,
+    inside_after: Option<Inside>,
     surplus_bytes: u64,
-    grown: bool,
+    growth_bytes: u64,
     copy: Copied,
     findings: Vec<Finding>,
 }
@@ -170,8 +180,34 @@ struct Done {
 struct Copied {
     fresh: bool,
     delta: Delta,
-    delta_duration: Duration,
+    estimate: Option<Duration>,
     verification: Option<Verification>,
+}
+
+/// With less than this read, in bytes, how fast that was tells nothing; and how much more is read for it, for how long.
+const SAMPLE_BYTES: u64 = 64 << 20;
+const SAMPLE_TIME: Duration = Duration::from_secs(1);
+const SAMPLE_PIECE_BYTES: usize = 1 << 20;
+
+/// How fast something is read.
+#[derive(Clone, Copy)]
+struct Rate {
+    bytes: u64,
+    time: Duration,
+}
+
+impl Rate {
+    fn add(&mut self, more: Rate) {
+        self.bytes = self.bytes.saturating_add(more.bytes);
+        self.time = self.time.saturating_add(more.time);
+    }
+
+    /// How long so many bytes take.
+    #[allow(clippy::cast_precision_loss)] // An estimate.
+    fn time_for(self, bytes: u64) -> Duration {
+        let seconds = self.time.as_secs_f64() / self.bytes.max(1) as f64 * bytes as f64;
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
 }
 
 /// What both sorts of target have in common.
@@ -185,32 +221,47 @@ struct Inject<'a> {
 }
 
 impl Inject<'_> {
-    fn to_device(&self) -> Result<Done> {
+    fn to_device(&self, kept: &mut Option<Met>) -> Result<Done> {
         let identity = self.volume.identity();
         let device = guard::check(self.target, self.plan.volume_bytes, &identity, self.options.leave)?;
         let growth = self.growth(device.surplus_bytes())?;
         let is_mapping = device.is_crypt_mapping();
-        self.refuse_luks_mismatch(is_mapping, |buf, at| device.device().read_exact_at(buf, at))?;
+        let carries_data = device.contents() != Contents::Nothing;
+        let of_luks = self.refuse_luks_mismatch(carries_data, is_mapping, |buf, at| {
+            device.device().read_exact_at(buf, at)
+        })?;
         let zeros = self.zeros(device.kind());
         let name = device.identity().clone();
-        let findings = device.findings();
-        let surplus_bytes = device.surplus_bytes();
+        let findings = device.findings().into_iter().chain(of_luks).collect();
+        let (size_bytes, surplus_bytes) = (device.device().size_bytes(), device.surplus_bytes());
         let mut sink = DeviceSink::new(device);
         if self.survey.data_bytes < self.plan.volume_bytes {
             sink.look_if_fresh(self.run)?;
         }
         // That may have taken hours.
         sink.target().recheck()?;
-        let before = sink.target().contents().to_string();
-        let copy = self.carry_out(&sink, zeros, || sink.finish())?;
-        let after = recognise(&sink, surplus_bytes.saturating_add(self.plan.volume_bytes))?;
-        drop(sink);
-        let grown = match growth.filter(|_| !self.options.dry_run) {
-            Some(file_system) => self.grow(file_system, &identity).map(|()| true)?,
-            None => false,
+        let met = Met {
+            device: Some(name),
+            before: sink.target().contents().to_string(),
+            inside: inside_of(&sink, size_bytes),
         };
-        let findings = self.of_surplus(findings, grown)?;
-        Ok(Done { identity: Some(name), before, after, surplus_bytes, grown, copy, findings })
+        self.keep(kept, &met);
+        let copy = self.carry_out(&sink, size_bytes, zeros, || sink.finish())?;
+        let is_written = !self.options.dry_run;
+        let after = if is_written { recognise(&sink, size_bytes)? } else { None };
+        let mut inside_after = if is_written { inside_of(&sink, size_bytes) } else { None };
+        drop(sink);
+        let growth_bytes = if growth.is_some() { surplus_bytes } else { 0 };
+        if let Some(file_system) = growth.filter(|_| is_written) {
+            inside_after = self.grow(file_system, &identity)?;
+        }
+        let findings = self.of_surplus(findings, growth_bytes > 0)?;
+        Ok(Done { met, after, inside_after, surplus_bytes, growth_bytes, copy, findings })
+    }
+
+    /// From here on something may have been written.
+    fn keep(&self, kept: &mut Option<Met>, met: &Met) {
+        *kept = Some(met.clone()).filter(|_| !self.options.dry_run);
     }
 
     /// The file system that is to grow by so much, if that was asked for.
@@ -230,8 +281,8 @@ impl Inject<'_> {
         Ok(Some(file_system))
     }
 
-    /// Has the file system take all of the device, which was let go of.
-    fn grow(&self, file_system: FileSystem, identity: &SourceIdentity) -> Result<()> {
+    /// Has the file system take all of the device, which was let go of; tells what that is now.
+    fn grow(&self, file_system: FileSystem, identity: &SourceIdentity) -> Result<Option<Inside>> {
         let BlocksOptions { leave, tools, .. } = self.options;
         let grow = || {
             let (device, held) =
@@ -242,17 +293,19 @@ impl Inject<'_> {
                     device.mounted_apart(file_system, |point| grow::xfs(point, tools, self.run))
                 }
                 _ => grow::ext(self.target, tools, self.run),
-            }
+            }?;
+            let held = device.hold()?;
+            Ok(identity::inside(held.device().size_bytes(), |buf, at| held.device().read_exact_at(buf, at)))
         };
-        grow().map_err(|e| e.and("the volume is on the device as it was; only growing it failed"))
+        grow().map_err(|e: Error| e.and("the volume is on the device as it was; only growing it failed"))
     }
 
-    /// Says of a device that is larger what can be done about it; once that is done it is none.
-    fn of_surplus(&self, findings: Vec<Finding>, grown: bool) -> Result<Vec<Finding>> {
+    /// Says of a device that is larger what can be done about it; where that is done it is none.
+    fn of_surplus(&self, findings: Vec<Finding>, grows: bool) -> Result<Vec<Finding>> {
         let can_grow = FileSystem::of(guest::on_disk(&*self.volume.view)?)
             .is_some_and(|file_system| Growth::of(file_system.name).is_some());
         let say = |finding: Finding| match finding.code {
-            Code::DeviceLarger if grown => None,
+            Code::DeviceLarger if grows => None,
             Code::DeviceLarger if can_grow => {
                 Some(finding.advise("--grow makes the file system take all of the device"))
             }
@@ -261,7 +314,7 @@ impl Inject<'_> {
         Ok(findings.into_iter().filter_map(say).collect())
     }
 
-    fn to_file(&self) -> Result<Done> {
+    fn to_file(&self, kept: &mut Option<Met>) -> Result<Done> {
         if self.options.grow {
             return Err(Error::usage("--grow is for devices").with_path(self.target).with_hint(
                 "an image is grown by hand: e2fsck -f and resize2fs, or xfs_growfs where it is mounted",
@@ -275,18 +328,25 @@ impl Inject<'_> {
         let overwrite = self.options.leave.overwrite;
         let mut file =
             ImageFile::open(self.target, self.plan.volume_bytes, overwrite, &self.volume.identity())?;
-        self.refuse_luks_mismatch(false, |buf, at| file.read_exact_at(buf, at))?;
+        let carries_data = file.contents() != Contents::Nothing;
+        let of_luks =
+            self.refuse_luks_mismatch(carries_data, false, |buf, at| file.read_exact_at(buf, at))?;
         file.look_if_empty(self.run)?;
         file.recheck()?;
-        let copy = self.carry_out(&file, self.zeros(Kind::Loop), || file.finish())?;
+        let size_bytes = file.size_bytes();
+        let before = file.contents().to_string();
+        let met = Met { device: None, before, inside: inside_of(&file, size_bytes) };
+        self.keep(kept, &met);
+        let copy = self.carry_out(&file, size_bytes, self.zeros(Kind::Loop), || file.finish())?;
+        let is_written = !self.options.dry_run;
         Ok(Done {
-            identity: None,
-            before: file.contents().to_string(),
-            after: recognise(&file, file.size_bytes())?,
-            surplus_bytes: file.size_bytes().saturating_sub(self.plan.volume_bytes),
-            grown: false,
+            met,
+            after: if is_written { recognise(&file, size_bytes)? } else { None },
+            inside_after: if is_written { inside_of(&file, size_bytes) } else { None },
+            surplus_bytes: size_bytes.saturating_sub(self.plan.volume_bytes),
+            growth_bytes: 0,
             copy,
-            findings: Vec::new(),
+            findings: of_luks.into_iter().collect(),
         })
     }
 
@@ -298,49 +358,109 @@ impl Inject<'_> {
         }
     }
 
+    /// Refuses to mix encrypted and plain volumes up, and tells what is to be known of a device that is neither.
     fn refuse_luks_mismatch(
         &self,
+        carries_data: bool,
         is_mapping: bool,
         read: impl FnOnce(&mut [u8], u64) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Option<Finding>> {
         let source = guest::on_disk(&*self.volume.view)?;
         let target = guest::recognise(&guest::head(self.plan.volume_bytes, read)?);
-        luks::refuse_mismatch(self.target, source, target, is_mapping, self.options.allow_luks_mismatch)
+        let allowed = self.options.allow_luks_mismatch;
+        luks::refuse_mismatch(self.target, source, target, carries_data, is_mapping, allowed)?;
+        Ok(luks::of_target(self.target, source, target))
     }
 
     /// The writing, and the reading back.
     fn carry_out(
         &self,
         target: &dyn Target,
+        size_bytes: u64,
         zeros: Zeros,
         finish: impl FnOnce() -> Result<()>,
     ) -> Result<Copied> {
-        let Inject { plan, options, run, .. } = *self;
-        let workers = options.workers.unwrap_or_else(pipeline::default_workers);
         let fresh = !target.needs_zeros();
-        let total = if fresh { self.survey.data_bytes } else { plan.volume_bytes };
-        let name = if options.dry_run { "comparing" } else { "writing what differs" };
-        run.event(Event::Phase { name, total_bytes: Some(total) });
-        let began = Instant::now();
-        let delta_options = DeltaOptions { workers, zeros, write: !options.dry_run };
-        let delta = delta::delta(&plan, target, delta_options, run).map_err(|e| match options.dry_run {
-            true => e,
-            false => e.and(
+        if self.options.dry_run {
+            return self.try_out(target, size_bytes, zeros);
+        }
+        let go_on = |e: Error| {
+            match (e.kind(), fresh && zeros == Zeros::All) {
+            (ErrorKind::Unverified, _) => e,
+            (_, true) => e.and(
+                "the target holds a part of the volume now: run it again, with --overwrite --zeros skip, and it goes on; it was all \
+                 zeros before, so what reads as zeros now never held anything else",
+            ),
+            (_, false) => e.and(
                 "the target holds a part of the volume now: run it again, with --overwrite, and it goes on",
             ),
-        })?;
-        let delta_duration = began.elapsed();
-        run.event(Event::PhaseDone);
-        let mut verification = None;
-        if !options.dry_run {
-            run.event(Event::Phase { name: "syncing", total_bytes: None });
-            finish()?;
-            run.event(Event::PhaseDone);
-            if options.verify {
-                verification = Some(self.verify(&delta, workers)?);
-            }
         }
-        Ok(Copied { fresh, delta, delta_duration, verification })
+        };
+        self.write(target, zeros, finish).map_err(go_on)
+    }
+
+    fn write(
+        &self,
+        target: &dyn Target,
+        zeros: Zeros,
+        finish: impl FnOnce() -> Result<()>,
+    ) -> Result<Copied> {
+        let Inject { options, run, .. } = *self;
+        let fresh = !target.needs_zeros();
+        let total = if fresh { self.survey.data_bytes } else { self.plan.volume_bytes };
+        let delta = self.delta("writing what differs", total, target, zeros)?;
+        run.event(Event::Phase { name: "syncing", total_bytes: None });
+        finish()?;
+        run.event(Event::PhaseDone);
+        let verification = options.verify.then(|| self.verify(&delta, self.workers())).transpose()?;
+        Ok(Copied { fresh, delta, estimate: None, verification })
+    }
+
+    /// What would be written, and how long that would take: as long as reading took, and writing as fast as that.
+    fn try_out(&self, target: &dyn Target, size_bytes: u64, zeros: Zeros) -> Result<Copied> {
+        let fresh = !target.needs_zeros();
+        // Zeros that are written whatever is there are not read.
+        let reads_all = !fresh && zeros == Zeros::Differing;
+        let total = if reads_all { self.plan.volume_bytes } else { self.survey.data_bytes };
+        let began = Instant::now();
+        let delta = self.delta("comparing", total, target, zeros)?;
+        let mut reading = Rate {
+            bytes: self.survey.data_bytes.saturating_add(delta.compared_bytes),
+            time: began.elapsed(),
+        };
+        let comparing = reading.time;
+        if reading.bytes < SAMPLE_BYTES {
+            reading.add(self.sample(target, size_bytes)?);
+        }
+        let writing = reading.time_for(delta.data_bytes.saturating_add(delta.zero_bytes));
+        Ok(Copied { fresh, delta, estimate: Some(comparing.saturating_add(writing)), verification: None })
+    }
+
+    fn delta(&self, name: &str, total_bytes: u64, target: &dyn Target, zeros: Zeros) -> Result<Delta> {
+        self.run.event(Event::Phase { name, total_bytes: Some(total_bytes) });
+        let options = DeltaOptions { workers: self.workers(), zeros, write: !self.options.dry_run };
+        let delta = delta::delta(&self.plan, target, options, self.run)?;
+        self.run.event(Event::PhaseDone);
+        Ok(delta)
+    }
+
+    fn workers(&self) -> usize {
+        self.options.workers.unwrap_or_else(pipeline::default_workers)
+    }
+
+    /// How fast the target is read, from its start.
+    fn sample(&self, target: &dyn Target, size_bytes: u64) -> Result<Rate> {
+        let began = Instant::now();
+        let mut bytes = 0;
+        let mut piece = vec![0; SAMPLE_PIECE_BYTES];
+        while bytes < size_bytes.min(SAMPLE_BYTES) && began.elapsed() < SAMPLE_TIME {
+            self.run.check()?;
+            let len = usize::try_from(size_bytes - bytes)
+                .map_or(SAMPLE_PIECE_BYTES, |left| left.min(SAMPLE_PIECE_BYTES));
+            target.read_exact_at(&mut piece[..len], bytes)?;
+            bytes += len as u64;
+        }
+        Ok(Rate { bytes, time: began.elapsed() })
     }
 
     fn verify(&self, delta: &Delta, workers: usize) -> Result<Verification> {
@@ -368,4 +488,9 @@ impl Inject<'_> {
 fn recognise(target: &dyn Target, size_bytes: u64) -> Result<Option<Guest>> {
     let head = guest::head(size_bytes, |buf, at| target.read_exact_at(buf, at))?;
     Ok(guest::recognise(&head))
+}
+
+/// What is on a target of that size by what it says of itself.
+fn inside_of(target: &dyn Target, size_bytes: u64) -> Option<Inside> {
+    identity::inside(size_bytes, |buf, at| target.read_exact_at(buf, at))
 }

@@ -6,4 +6,5 @@
 pub mod blocks;
 pub mod files;
 pub mod grow;
+pub mod identity;
 pub mod luks;

@@ -21,7 +21,8 @@ const CHECKERS: [Checker; 3] = [
         file_system: "ext4",
         tool: Tool { program: "e2fsck", package: "e2fsprogs" },
         args: &["-f", "-n"],
-        is_damage: |code| code & !0b111 == 0,
+        // What it found counts, whether or not it could go on.
+        is_damage: |code| code & 0b100 != 0 || code & !0b111 == 0,
     },
     Checker {
         file_system: "xfs",
@@ -50,20 +51,27 @@ pub struct Checked {
     pub why: Option<String>,
 }
 
+/// Whether there is a checker for a file system of that name.
+///
+/// # Errors
+/// `Usage` when there is, and it is not installed.
+pub fn must_have(file_system: &str, tools: &Tools) -> Result<bool> {
+    match CHECKERS.iter().find(|checker| checker.file_system == file_system) {
+        Some(checker) => tools.must_have(checker.tool).map(|_| true),
+        None => Ok(false),
+    }
+}
+
 /// Checks the device's file system, which is not mounted. Nothing is written.
 ///
 /// # Errors
 /// As [`TargetDevice::hold`]; when the tool cannot be run; when stopped.
 pub fn check(device: &TargetDevice, file_system: &str, tools: &Tools, run: &Run<'_>) -> Result<Checked> {
-    let unchecked =
-        |why: String| Ok(Checked { command: None, is_sound: None, lines: Vec::new(), why: Some(why) });
     let Some(checker) = CHECKERS.into_iter().find(|checker| checker.file_system == file_system) else {
-        return unchecked(format!("there is no checker for {file_system}"));
+        let why = Some(format!("there is no checker for {file_system}"));
+        return Ok(Checked { command: None, is_sound: None, lines: Vec::new(), why });
     };
     let Checker { tool, args, is_damage, .. } = checker;
-    if tools.find(tool.program).is_none() {
-        return unchecked(format!("{} is not installed: apt-get install {}", tool.program, tool.package));
-    }
     drop(device.hold()?);
     run.event(Event::Phase { name: &format!("checking with {}", tool.program), total_bytes: None });
     let mut call = tool.call(args.iter().copied());
@@ -84,4 +92,17 @@ pub fn check(device: &TargetDevice, file_system: &str, tools: &Tools, run: &Run<
     };
     let why = is_sound.is_none().then(ended);
     Ok(Checked { command: Some(ran.command), is_sound, lines: ran.lines, why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_told_from_not_knowing() {
+        let [ext, xfs, btrfs] = CHECKERS.map(|checker| checker.is_damage);
+        // 4: errors are left; 8: it could not go on; 32: it was stopped.
+        assert_eq!([4, 12, 8, 16, 32].map(ext), [true, true, false, false, false]);
+        assert_eq!(([1, 2].map(xfs), [1, 2].map(btrfs)), ([true, false], [true, false]));
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! The device was unmounted and mounted again before, so it is the device that is read, not what was cached of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -17,6 +17,7 @@ use super::tree::Walk;
 use crate::engine::pipeline;
 use crate::error::Result;
 use crate::event::{Event, Run};
+use crate::sys::dir::FileId;
 
 /// How many differences are named.
 const MAX_DIFFERENCES: usize = 1000;
@@ -55,96 +56,152 @@ pub fn compare(
     let mut walk = Walk::new(source);
     // Of a directory that could not be read, the files were not copied, and are named already.
     let next = || Ok(walk.find_map(|item| item.ok()));
-    let is_known = |path: &Path| {
-        let text = path.display().to_string();
-        failed.iter().any(|failed| path.starts_with(&failed.path) || failed.path == text)
-    };
+    let known: HashSet<_> = failed.iter().map(|failed| failed.path.as_path()).collect();
     let workers = workers.unwrap_or_else(pipeline::default_workers);
     pipeline::for_each(next, workers, run, |(path, meta), _| {
-        if is_known(path) {
+        if known.contains(path.as_path()) {
             return Ok(());
         }
-        let pair = Pair { source: source.join(path), target: target.join(path), meta, run };
-        let difference = pair.difference()?;
+        let pair = Sides { source: source.join(path), target: target.join(path), meta, run };
+        let looked = pair.look()?;
         note(&|all| {
-            if meta.is_file() {
+            if looked.was_read {
                 all.files += 1;
                 all.bytes = all.bytes.saturating_add(meta.len());
             }
-            let Some(reason) = difference.clone() else { return };
-            if all.differences.len() < MAX_DIFFERENCES {
-                all.differences.push(Failed { path: shown(path), reason });
-            } else {
-                all.more_differences += 1;
+            if let Some(reason) = &looked.difference {
+                all.differ(path, reason.clone());
             }
         });
         Ok(())
     })?;
     run.event(Event::PhaseDone);
     let mut comparison = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    compare_names(source, target, &known, &mut comparison, run)?;
     comparison.differences.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(comparison)
 }
 
-fn shown(path: &Path) -> String {
-    if path.as_os_str().is_empty() { ".".to_owned() } else { path.display().to_string() }
+/// Compares which names are names of one file.
+fn compare_names(
+    source: &Path,
+    target: &Path,
+    known: &HashSet<&Path>,
+    comparison: &mut Comparison,
+    run: &Run<'_>,
+) -> Result<()> {
+    /// Names of one file in the source, with the files on the device that have them.
+    type Names = Vec<(PathBuf, FileId)>;
+    let id = |meta: &Metadata| FileId { dev: meta.dev(), ino: meta.ino() };
+    let mut files: HashMap<FileId, Names> = HashMap::new();
+    for (path, meta) in Walk::new(source).flatten() {
+        run.check()?;
+        if meta.is_dir() || meta.nlink() < 2 || known.contains(path.as_path()) {
+            continue;
+        }
+        // What is not there is named already.
+        let Ok(there) = fs::symlink_metadata(target.join(&path)) else { continue };
+        files.entry(id(&meta)).or_default().push((path, id(&there)));
+    }
+    for mut names in files.into_values() {
+        names.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let Some((first, file)) = names.first().cloned() else { continue };
+        for (path, other) in names {
+            if other != file {
+                comparison.differ(
+                    &path,
+                    format!("it is no other name of {} as it is in the source", first.display()),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Comparison {
+    fn differ(&mut self, path: &Path, reason: String) {
+        if self.differences.len() < MAX_DIFFERENCES {
+            let path = if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_path_buf() };
+            self.differences.push(Failed { path, reason });
+        } else {
+            self.more_differences += 1;
+        }
+    }
 }
 
 /// A file on both sides.
-struct Pair<'a> {
+struct Sides<'a> {
     source: PathBuf,
     target: PathBuf,
     meta: &'a Metadata,
     run: &'a Run<'a>,
 }
 
-impl Pair<'_> {
-    /// In what they differ, in words.
-    fn difference(&self) -> Result<Option<String>> {
-        let target = match fs::symlink_metadata(&self.target) {
-            Ok(meta) => meta,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Some("it is not there".to_owned())),
-            Err(e) => return Ok(Some(format!("it cannot be looked at on the device: {e}"))),
-        };
-        if let Some(what) = metadata_differs(self.meta, &target) {
-            return Ok(Some(format!("its {what} differs")));
-        }
-        if self.meta.is_symlink() && fs::read_link(&self.source).ok() != fs::read_link(&self.target).ok() {
-            return Ok(Some("it leads elsewhere".to_owned()));
-        }
-        if attributes(&self.source) != attributes(&self.target) {
-            return Ok(Some("its extended attributes or ACLs differ".to_owned()));
+/// What came of a look at both.
+struct Looked {
+    difference: Option<String>,
+    /// Whether the content was read to its end on both sides.
+    was_read: bool,
+}
+
+impl Sides<'_> {
+    fn look(&self) -> Result<Looked> {
+        let unread = |difference| Ok(Looked { difference, was_read: false });
+        if let Some(difference) = differs_but_for_content(&self.source, self.meta, &self.target) {
+            return unread(Some(difference));
         }
         if !self.meta.is_file() {
-            return Ok(None);
+            return unread(None);
         }
-        let digests = (self.digest(&self.source)?, self.digest(&self.target)?);
+        let digests = (digest(&self.source, self.run)?, digest(&self.target, self.run)?);
         self.run.event(Event::Advanced { bytes: self.meta.len() });
-        Ok(match digests {
-            (Ok(source), Ok(target)) if source == target => None,
-            (Ok(_), Ok(_)) => Some("its content differs".to_owned()),
-            (Err(e), _) => Some(format!("it cannot be read in the source: {e}")),
-            (_, Err(e)) => Some(format!("it cannot be read on the device: {e}")),
-        })
-    }
-
-    fn digest(&self, path: &Path) -> Result<io::Result<blake3::Hash>> {
-        let mut file = match open(path) {
-            Ok(file) => file,
-            Err(e) => return Ok(Err(e)),
-        };
-        let mut hasher = blake3::Hasher::new();
-        let mut piece = vec![0; PIECE_BYTES];
-        loop {
-            self.run.check()?;
-            match file.read(&mut piece) {
-                Ok(0) => return Ok(Ok(hasher.finalize())),
-                Ok(len) => {
-                    hasher.update(&piece[..len]);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Ok(Err(e)),
+        match digests {
+            (Ok(source), Ok(target)) => {
+                let difference = (source != target).then(|| "its content differs".to_owned());
+                Ok(Looked { difference, was_read: true })
             }
+            (Err(e), _) => unread(Some(format!("it cannot be read in the source: {e}"))),
+            (_, Err(e)) => unread(Some(format!("it cannot be read on the device: {e}"))),
+        }
+    }
+}
+
+/// In what two files differ that can be told without their content, in words.
+pub(super) fn differs_but_for_content(source: &Path, meta: &Metadata, target: &Path) -> Option<String> {
+    let there = match fs::symlink_metadata(target) {
+        Ok(there) => there,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Some("it is not there".to_owned()),
+        Err(e) => return Some(format!("it cannot be looked at on the device: {e}")),
+    };
+    if let Some(what) = metadata_differs(meta, &there) {
+        return Some(format!("its {what} differs"));
+    }
+    if meta.is_symlink() && fs::read_link(source).ok() != fs::read_link(target).ok() {
+        return Some("it leads elsewhere".to_owned());
+    }
+    (attributes(source) != attributes(target)).then(|| "its extended attributes or ACLs differ".to_owned())
+}
+
+/// The digest of a file's content, or why it cannot be read.
+///
+/// # Errors
+/// When stopped.
+pub(super) fn digest(path: &Path, run: &Run<'_>) -> Result<io::Result<blake3::Hash>> {
+    let mut file = match open(path) {
+        Ok(file) => file,
+        Err(e) => return Ok(Err(e)),
+    };
+    let mut hasher = blake3::Hasher::new();
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        run.check()?;
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(Ok(hasher.finalize())),
+            Ok(len) => {
+                hasher.update(&piece[..len]);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Ok(Err(e)),
         }
     }
 }
@@ -201,13 +258,36 @@ mod tests {
                 File::open(side.join(name)).unwrap().set_times(time).unwrap();
             }
         }
-        let failed = [Failed { path: "failed".to_owned(), reason: String::new() }];
+        let failed = [Failed { path: "failed".into(), reason: String::new() }];
         let run = Run { observer: &Silent, cancel: &Cancel::default() };
         let found = compare(&a, &b, &failed, 0, None, &run).unwrap();
-        let named: Vec<_> = found.differences.iter().map(|d| format!("{}: {}", d.path, d.reason)).collect();
+        let named: Vec<_> =
+            found.differences.iter().map(|d| format!("{}: {}", d.path.display(), d.reason)).collect();
         assert_eq!(named[0], "content: its content differs");
         assert!(named[1].starts_with("link: "), "{named:?}");
         assert_eq!(named[2..], ["missing: it is not there", "mode: its mode differs"]);
-        assert_eq!((found.files, found.more_differences), (4, 0));
+        // The content of what is missing, or differs otherwise, was not compared.
+        assert_eq!((found.files, found.more_differences), (2, 0));
+    }
+
+    #[test]
+    fn names_of_one_file_are_names_of_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        for side in [&a, &b] {
+            fs::create_dir(side).unwrap();
+            fs::write(side.join("1"), "x").unwrap();
+            fs::hard_link(side.join("1"), side.join("2")).unwrap();
+        }
+        fs::hard_link(a.join("1"), a.join("3")).unwrap();
+        fs::write(b.join("3"), "x").unwrap();
+        let time = fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH);
+        for path in [&a, &b].iter().flat_map(|side| ["1", "3", "."].map(|name| side.join(name))) {
+            File::open(path).unwrap().set_times(time).unwrap();
+        }
+        let run = Run { observer: &Silent, cancel: &Cancel::default() };
+        let found = compare(&a, &b, &[], 0, None, &run).unwrap();
+        assert_eq!(found.differences.len(), 1, "{found:?}");
+        assert_eq!(found.differences[0].path, Path::new("3"));
     }
 }

@@ -17,8 +17,10 @@ const MKE2FS: Tool = Tool { program: "mke2fs", package: "e2fsprogs" };
 const MKFS_XFS: Tool = Tool { program: "mkfs.xfs", package: "xfsprogs" };
 /// Has e2fsprogs' I/O write zeros (`lib/ext2fs/unix_io.c`).
 const WRITE_ZEROS: &[(&str, &str)] = &[("UNIX_IO_NOZEROOUT", "1")];
-/// Below this mkfs.xfs makes none but for tests, since 5.19 (`validate_supported` in `mkfs/xfs_mkfs.c`).
+/// Below this mkfs.xfs makes none but for tests, since this version (`validate_supported` in `mkfs/xfs_mkfs.c`); earlier ones
+/// do not know the option that has it make one all the same.
 const XFS_MIN_BYTES: u64 = 300 << 20;
+const XFS_MIN_SINCE: (u32, u32) = (5, 19);
 
 /// How a file system is made.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +29,8 @@ pub struct Making {
     pub keep_uuid: bool,
     /// The device carries something, which shows wherever nothing is written.
     pub is_used: bool,
+    /// How large the device is.
+    pub device_bytes: u64,
 }
 
 /// The call that makes a file system as `geometry` says on `device`.
@@ -48,7 +52,12 @@ pub fn call(
         Geometry::Xfs(xfs) => {
             // Without a device it says what it can do, and that one is missing.
             let usage = tools.call(&MKFS_XFS.call(["-h"]), run, |_| {})?;
-            MKFS_XFS.call(xfs_args(xfs, making.keep_uuid, &usage.words())?)
+            let mut args = xfs_args(xfs, making.keep_uuid, &usage.words())?;
+            if making.device_bytes < XFS_MIN_BYTES {
+                let told = tools.call(&MKFS_XFS.call(["-V"]), run, |_| {})?.words();
+                args.extend((version(&told) >= Some(XFS_MIN_SINCE)).then(|| "--unsupported".into()));
+            }
+            MKFS_XFS.call(args)
         }
     };
     call.args.push(device.into());
@@ -76,7 +85,7 @@ fn ext_args(ext: &Ext, making: Making) -> Vec<OsString> {
     let mut add = |name: &str, value: OsString| args.extend([name.into(), value]);
     add("-b", ext.block_bytes.to_string().into());
     add("-I", ext.inode_bytes.to_string().into());
-    add("-N", ext.inodes.to_string().into());
+    add("-N", inodes(ext, making.device_bytes).to_string().into());
     add("-m", percent(ext.reserved_blocks, ext.blocks).into());
     // `none` clears what this machine's mke2fs.conf has for defaults.
     add("-O", format!("none,{}", ext.features.join(",")).trim_end_matches(',').into());
@@ -95,6 +104,22 @@ fn ext_args(ext: &Ext, making: Making) -> Vec<OsString> {
     args
 }
 
+/// How many inodes to ask for: mke2fs spreads them over the groups, and rounds down to a multiple of 8 in each
+/// (`ext2fs_initialize` in `lib/ext2fs/initialize.c`).
+fn inodes(ext: &Ext, device_bytes: u64) -> u64 {
+    let group_bytes =
+        ext.block_bytes.saturating_mul(8).saturating_mul(ext.cluster_bytes.unwrap_or(ext.block_bytes));
+    let groups = device_bytes.div_ceil(group_bytes.max(1)).max(1);
+    let in_each = ext.inodes.div_ceil(groups).next_multiple_of(8);
+    in_each.saturating_mul(groups).min(u64::from(u32::MAX))
+}
+
+/// The version in what `mkfs.xfs -V` says: `mkfs.xfs version 6.1.0`.
+fn version(told: &str) -> Option<(u32, u32)> {
+    let mut numbers = told.split_whitespace().last()?.split('.').map(|part| part.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
 /// A part of a whole in percent, as mke2fs takes it: with two decimals, and 50 at most.
 fn percent(part: u64, whole: u64) -> String {
     let whole = u128::from(whole.max(1));
@@ -105,7 +130,7 @@ fn percent(part: u64, whole: u64) -> String {
 
 fn xfs_args(xfs: &Xfs, keep_uuid: bool, usage: &str) -> Result<Vec<OsString>> {
     let mut meta = Vec::new();
-    let mut inode = vec![format!("size={}", xfs.inode_bytes)];
+    let mut inode = vec![format!("size={}", xfs.inode_bytes), format!("maxpct={}", xfs.inode_percent)];
     let mut naming = vec![format!("size={}", xfs.directory_bytes)];
     for &(section, name, on) in &xfs.features {
         if !usage.contains(&format!("{name}=")) {
@@ -129,9 +154,6 @@ fn xfs_args(xfs: &Xfs, keep_uuid: bool, usage: &str) -> Result<Vec<OsString>> {
         meta.push(format!("uuid={uuid}"));
     }
     let mut args: Vec<OsString> = vec!["-q".into(), "-f".into(), "-K".into()];
-    if xfs.blocks.saturating_mul(xfs.block_bytes) < XFS_MIN_BYTES && !usage.is_empty() {
-        args.push("--unsupported".into());
-    }
     let lists = [("-m", meta), ("-i", inode), ("-n", naming)];
     for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
         args.extend([name.into(), list.join(",").into()]);
@@ -157,6 +179,21 @@ mod tests {
         assert!(!args.iter().any(|arg| arg.to_string_lossy().contains("nrext64")), "{args:?}");
         let features = vec![("-i", "nrext64", true)];
         assert!(xfs_args(&Xfs { features, ..xfs }, false, "crc=0|1").is_err());
+    }
+
+    #[test]
+    fn inodes_do_not_become_fewer() {
+        let ext = Ext { block_bytes: 1024, inodes: 128, ..Ext::default() };
+        // 13 groups, of 8192 blocks each.
+        assert_eq!(inodes(&ext, 100 << 20), 13 * 16);
+        assert_eq!((inodes(&ext, 8 << 20), inodes(&ext, 0)), (128, 128));
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(version("mkfs.xfs version 6.1.0") >= Some(XFS_MIN_SINCE));
+        assert!(version("mkfs.xfs version 5.19.0") >= Some(XFS_MIN_SINCE));
+        assert!(version("mkfs.xfs version 5.2.0") < Some(XFS_MIN_SINCE) && version("?").is_none());
     }
 
     #[test]

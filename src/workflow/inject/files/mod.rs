@@ -17,6 +17,7 @@ mod mkfs;
 mod place;
 pub mod rsync;
 mod steps;
+mod survey;
 pub mod target;
 pub mod tree;
 
@@ -36,10 +37,11 @@ use crate::access::volume::{Volume, VolumeOptions};
 use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::guest::geometry::{self, Geometry};
-use crate::guest::{Guest, GuestKind};
+use crate::guest::{Guest, GuestKind, facts};
 use crate::model::finding::Finding;
 use crate::sink::guard::DeviceLeave;
 use crate::sys::device::Identity;
+use crate::workflow::inject::identity::{self, Met};
 use crate::workflow::mount::file_system::{FileSystem, Journal};
 use crate::workflow::tool::Tools;
 
@@ -92,8 +94,12 @@ pub struct InjectedFiles {
     pub identity: Identity,
     /// What it carried before, in words.
     pub before: String,
+    /// What was on it, by what that says of itself.
+    pub inside_before: Option<identity::Inside>,
     /// What it begins with now.
     pub after: Option<Guest>,
+    /// What is on it now; `None` when nothing was written.
+    pub inside_after: Option<identity::Inside>,
     /// The file name of the source's top layer; `None` for an image.
     pub top_layer: Option<String>,
     /// The volume's length in bytes.
@@ -110,8 +116,8 @@ pub struct InjectedFiles {
     pub existing: Option<Existing>,
     /// Bytes of the device beyond the file system that was there; it could grow by them.
     pub surplus_bytes: u64,
-    /// Whether it did.
-    pub grown: bool,
+    /// Bytes that it grew by, or would.
+    pub growth_bytes: u64,
     /// What rsync did.
     pub copied: Copied,
     /// What the source has.
@@ -145,10 +151,7 @@ impl InjectedFiles {
 
     /// Whether anything was left undone or found wrong.
     pub fn is_complete(&self) -> bool {
-        let is_sound = self
-            .checked
-            .as_ref()
-            .is_none_or(|checked| checked.command.is_none() || checked.is_sound == Some(true));
+        let is_sound = self.checked.as_ref().is_none_or(|checked| checked.is_sound == Some(true));
         let is_same = self.comparison.as_ref().is_none_or(|comparison| comparison.differences.is_empty());
         let is_read = self.trouble.is_empty() && self.source_tally.unreadable == 0;
         is_sound && is_same && is_read && !self.copied.is_partial && self.counts_equal() != Some(false)
@@ -156,7 +159,11 @@ impl InjectedFiles {
 }
 
 /// Said when what was to be deleted was not.
-const NOT_DELETED: &str = "not everything could be copied, so nothing was deleted from the device";
+const NOT_DELETED: &str = "not everything could be copied, so nothing was deleted from the device: a journal or WAL that is older or \
+                           newer than a restored database beside it corrupts the database";
+/// Said when some of it was.
+const NOT_ALL_DELETED: &str = "not everything could be copied and deleted: the device has files that the source does not have, and a \
+                               journal or WAL that is older or newer than a restored database beside it corrupts the database";
 /// Said of what rsync does not carry over.
 const NOT_KEPT: &str =
     "file flags (chattr), project numbers and times of creation are not kept; --mode blocks keeps everything";
@@ -166,11 +173,12 @@ const NOT_KEPT: &str =
 /// # Errors
 /// By kind: the source cannot be mounted (`Source`), a guard refuses (`Refused`), the device fails (`Output`), a tool is
 /// missing (`Usage`) or fails (`External`), a signal came (`Interrupted`). Nothing is left mounted. Files that could not be
-/// copied are no error: they are named.
+/// copied are no error: they are named. Once anything may have been written, `met` has what the device was before.
 pub fn inject(
     volume: &Volume,
     target: &Path,
     options: &FilesOptions,
+    met: &mut Option<Met>,
     run: &Run<'_>,
 ) -> Result<InjectedFiles> {
     let started = Instant::now();
@@ -178,7 +186,7 @@ pub fn inject(
     let from = Origin::of(volume, options)?;
     let place = Place::look(target, volume, &from, options)?;
     let steps = Steps { source: &volume.path, from: &from, place: &place, options, run };
-    let done = steps.carry_out(volume)?;
+    let done = steps.carry_out(volume, met)?;
     volume.recheck()?;
     Ok(InjectedFiles { duration: started.elapsed(), ..done })
 }
@@ -188,6 +196,8 @@ pub(crate) struct Origin {
     pub inside: Inside,
     pub file_system: FileSystem,
     pub geometry: Geometry,
+    /// Whether its journal holds what is not in the files yet.
+    pub journal: facts::Journal,
 }
 
 impl Origin {
@@ -195,7 +205,12 @@ impl Origin {
         let inside = inside::look(volume.whole(), options.partition)?;
         let geometry = geometry::read(&*inside.disk)?;
         match (geometry, FileSystem::of(inside.guest)) {
-            (Some(geometry), Some(file_system)) => Ok(Origin { inside, file_system, geometry }),
+            (Some(geometry), Some(file_system)) => {
+                // Where the log cannot be read, its files still may.
+                let journal =
+                    facts::read(&*inside.disk).map_or(facts::Journal::Unknown, |facts| facts.journal);
+                Ok(Origin { inside, file_system, geometry, journal })
+            }
             _ => Err(not_for_files(inside.guest)),
         }
     }

@@ -3,16 +3,17 @@
 use std::path::Path;
 
 use super::target::TargetDevice;
-use super::{FilesOptions, Origin};
+use super::{FilesOptions, Origin, check};
 use crate::access::volume::Volume;
 use crate::error::{Error, Result};
-use crate::guest::geometry;
-use crate::guest::{self, Guest, GuestKind};
+use crate::guest::facts::Journal;
+use crate::guest::{self, Guest, GuestKind, geometry};
 use crate::model::finding::{Code, Finding};
 use crate::sink::contents::Contents;
 use crate::sink::guard::GuardedDevice;
 use crate::sys::device::Identity;
 use crate::workflow::inject::grow::Growth;
+use crate::workflow::inject::identity::{self, Inside, Met};
 use crate::workflow::inject::luks;
 use crate::workflow::mount::file_system::FileSystem;
 
@@ -30,6 +31,8 @@ pub struct Place {
     pub device: TargetDevice,
     pub identity: Identity,
     pub before: String,
+    /// What is on it, by what that says of itself.
+    pub inside: Option<Inside>,
     /// Whether it carries anything.
     pub is_used: bool,
     pub plan: Plan,
@@ -50,28 +53,62 @@ impl Place {
         let head = head_of(&held)?;
         let guest = guest::recognise(&head);
         let is_mapping = held.is_crypt_mapping();
-        luks::refuse_mismatch(target, from.inside.guest, guest, is_mapping, options.allow_luks_mismatch)?;
+        let carries_data = held.contents() != Contents::Nothing;
+        luks::refuse_mismatch(
+            target,
+            from.inside.guest,
+            guest,
+            carries_data,
+            is_mapping,
+            options.allow_luks_mismatch,
+        )?;
         let plan = plan_for(target, held.contents(), guest, options)?;
         let size_bytes = geometry::of(&head).map(|geometry| geometry.size_bytes());
         let surplus_bytes = match (plan, size_bytes) {
             (Plan::Keep(_), Some(size_bytes)) => held.device().size_bytes().saturating_sub(size_bytes),
             _ => 0,
         };
+        let mut findings: Vec<_> = held.findings();
+        // That the device is larger than the volume matters where the volume is copied to it.
+        findings.retain(|finding| finding.code != Code::DeviceLarger);
+        let file_system = match plan {
+            Plan::Make => from.file_system,
+            Plan::Keep(file_system) => file_system,
+        };
+        if !check::must_have(file_system.name, &options.tools)? {
+            findings.push(unchecked(file_system));
+        }
         let place = Place {
             device,
             identity: held.identity().clone(),
             before: held.contents().to_string(),
-            is_used: held.contents() != Contents::Nothing,
+            inside: inside_of(&held),
+            is_used: carries_data,
             plan,
             // Less than what a file system leaves at its end in any case does not count.
             surplus_bytes: if surplus_bytes < MIN_SURPLUS_BYTES { 0 } else { surplus_bytes },
-            // That the device is larger than the volume matters where the volume is copied to it.
-            findings: held.findings().into_iter().filter(|f| f.code != Code::DeviceLarger).collect(),
+            findings,
         };
-        if let (true, Some(growth)) = (options.grow && place.surplus_bytes > 0, place.growth()) {
+        if let (true, Some(growth)) = (place.growth_bytes(options) > 0, place.growth()) {
             growth.check_available(&options.tools)?;
         }
         Ok(place)
+    }
+
+    /// What the device is before anything is written.
+    pub fn met(&self) -> Met {
+        Met { device: Some(self.identity.clone()), before: self.before.clone(), inside: self.inside.clone() }
+    }
+
+    /// By how many bytes the file system that is there is to grow.
+    pub fn growth_bytes(&self, options: &FilesOptions) -> u64 {
+        if options.grow && self.growth().is_some() { self.surplus_bytes } else { 0 }
+    }
+
+    /// Whether files may show on it once its journal is played back.
+    pub fn has_pending_journal(&self) -> bool {
+        let journal = self.inside.as_ref().map(|inside| inside.journal);
+        self.plan != Plan::Make && !matches!(journal, Some(Journal::None | Journal::Clean))
     }
 
     /// How the file system that is there can grow, if it is to be kept.
@@ -113,4 +150,19 @@ fn plan_for(target: &Path, contents: Contents, guest: Option<Guest>, options: &F
 pub fn head_of(held: &GuardedDevice) -> Result<Vec<u8>> {
     let device = held.device();
     guest::head(device.size_bytes(), |buf, at| device.read_exact_at(buf, at))
+}
+
+/// What is on a device by what it says of itself.
+pub fn inside_of(held: &GuardedDevice) -> Option<Inside> {
+    let device = held.device();
+    identity::inside(device.size_bytes(), |buf, at| device.read_exact_at(buf, at))
+}
+
+fn unchecked(file_system: FileSystem) -> Finding {
+    Finding::new(
+        Code::NotChecked,
+        format!("there is no checker for the device's {} file system", file_system.name),
+        "whether it is sound in the end is not known",
+    )
+    .advise("--verify compares the content of both sides")
 }

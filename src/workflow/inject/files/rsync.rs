@@ -1,12 +1,20 @@
 //! rsync: the copying, its progress, and what it could not copy.
 //!
 //! Deleting is a run of its own, after one that has copied everything: rsync deletes while it copies, and what it could
-//! not read would be gone on both sides. `--ignore-errors` is never passed: it means to delete in spite of errors.
+//! not read would be gone on both sides. For the same reason a directory that is in a file's way stays in the first run, and
+//! gives way in a second one, once that file has been read. `--ignore-errors` is never passed: it means to delete in
+//! spite of errors.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use super::compare::differs_but_for_content;
+use super::tree::Pairs;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Run};
 use crate::workflow::tool::{Heard, Tool, ToolRun, Tools};
@@ -17,16 +25,18 @@ pub const RSYNC: Tool = Tool { program: "rsync", package: "rsync" };
 /// one left by a crash is known.
 pub const TEMPORARY: &str = ".lhrecover-temporary";
 
-/// How many files that failed are named, and how long a reason or an unfinished line may be, in bytes.
-const MAX_FAILED: usize = 1000;
+/// How many files that failed are named.
+pub const MAX_FAILED: usize = 1000;
+/// How long a line may be, in bytes, and how many of trouble are kept.
 const MAX_LINE_BYTES: usize = 8 << 10;
+const MAX_TOLD: usize = 3;
 
 /// A file that was not copied, or not in full.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
     /// Its path in the volume.
-    pub path: String,
-    /// What rsync says of it.
+    pub path: PathBuf,
+    /// What is said of it.
     pub reason: String,
 }
 
@@ -58,8 +68,6 @@ pub struct Copy<'a> {
     pub compare: bool,
     /// What the source does not have is deleted.
     pub delete: bool,
-    /// Nothing is done.
-    pub dry_run: bool,
     /// How many bytes the source's files have.
     pub total_bytes: u64,
 }
@@ -70,23 +78,77 @@ pub struct Copy<'a> {
 /// `Usage` when rsync is not installed; `Output` when the target fails or is full; `External` when rsync does; when
 /// stopped.
 pub fn copy(copy: Copy<'_>, tools: &Tools, run: &Run<'_>) -> Result<Copied> {
-    let name = if copy.dry_run { "looking what rsync would copy" } else { "copying files with rsync" };
-    run.event(Event::Phase { name, total_bytes: Some(copy.total_bytes).filter(|_| !copy.dry_run) });
-    let mut copied = pass(copy, &["--force"], tools, run)?;
+    let total_bytes = Some(copy.total_bytes);
+    run.event(Event::Phase { name: "copying files with rsync", total_bytes });
+    let Passed { mut copied, in_the_way } = pass(copy, &[], tools, run)?;
     run.event(Event::PhaseDone);
-    if copy.delete && !copied.is_partial {
-        run.event(Event::Phase { name: "deleting what the source does not have", total_bytes: None });
-        let deleted = pass(copy, &["--delete", "--existing", "--ignore-existing"], tools, run)?;
+    if !copy.delete {
+        return Ok(copied);
+    }
+    if !in_the_way.is_empty() && can_be_read(copy.source, &in_the_way, run)? {
+        run.event(Event::Phase { name: "replacing directories with files", total_bytes });
+        copied = copied.and_then(pass(copy, &["--force"], tools, run)?.copied);
         run.event(Event::PhaseDone);
-        copied.deleted = copied.deleted.saturating_add(deleted.deleted);
-        copied.is_partial = deleted.is_partial;
-        copied.failed.extend(deleted.failed);
-        copied.more_failed += deleted.more_failed;
+    }
+    if !copied.is_partial {
+        run.event(Event::Phase { name: "deleting what the source does not have", total_bytes: None });
+        let more = ["--delete", "--existing", "--ignore-existing"];
+        copied = copied.and_then(pass(copy, &more, tools, run)?.copied);
+        run.event(Event::PhaseDone);
     }
     Ok(copied)
 }
 
-fn pass(copy: Copy<'_>, more: &[&str], tools: &Tools, run: &Run<'_>) -> Result<Copied> {
+impl Copied {
+    /// What was done in all, when `later` went over everything again.
+    fn and_then(self, later: Copied) -> Copied {
+        Copied {
+            files: self.files.saturating_add(later.files),
+            bytes: self.bytes.saturating_add(later.bytes),
+            deleted: self.deleted.saturating_add(later.deleted),
+            ..later
+        }
+    }
+}
+
+/// Why a file was not copied whose place a directory has; what is to be `deleted` would have been one of it.
+pub fn in_the_way(delete: bool) -> &'static str {
+    if delete {
+        "a directory that is not empty is in its place on the device: it stays, since not everything could be copied"
+    } else {
+        "a directory that is not empty is in its place on the device, and nothing is deleted with --mix"
+    }
+}
+
+/// Whether each of these can be read to its end.
+fn can_be_read(root: &Path, paths: &BTreeSet<PathBuf>, run: &Run<'_>) -> Result<bool> {
+    let mut piece = vec![0; 1 << 20];
+    for path in paths.iter().map(|path| root.join(path)) {
+        let Ok(meta) = fs::symlink_metadata(&path) else { return Ok(false) };
+        if !meta.is_file() {
+            continue;
+        }
+        let Ok(mut file) = File::open(&path) else { return Ok(false) };
+        loop {
+            run.check()?;
+            match file.read(&mut piece) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) => return Ok(false),
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// What came of one run of rsync.
+struct Passed {
+    copied: Copied,
+    /// What directories are in the way of; empty when anything else failed, too.
+    in_the_way: BTreeSet<PathBuf>,
+}
+
+fn pass(copy: Copy<'_>, more: &[&str], tools: &Tools, run: &Run<'_>) -> Result<Passed> {
     let mut call = RSYNC.call(["-aHAXS", "--numeric-ids", "--no-human-readable", "--stats", "--outbuf=N"]);
     // Times are told apart by their nanoseconds, too: what was written in the same second would keep a wrong one.
     let more_options = ["--info=progress2", "--modify-window=-1", "--exclude=/lost+found"];
@@ -96,7 +158,8 @@ fn pass(copy: Copy<'_>, more: &[&str], tools: &Tools, run: &Run<'_>) -> Result<C
     if copy.compare {
         call.args.push("--checksum".into());
     }
-    call.args.push(if copy.dry_run { "--dry-run".into() } else { format!("--temp-dir={TEMPORARY}").into() });
+    call.args
+        .extend([format!("--temp-dir={TEMPORARY}"), "--out-format=%i %l %n".to_owned()].map(OsString::from));
     call.args.extend(more.iter().map(OsString::from));
     // With a slash at the end: what is in it.
     call.args.extend([copy.source.join(""), copy.target.join("")].map(PathBuf::into_os_string));
@@ -107,26 +170,38 @@ fn pass(copy: Copy<'_>, more: &[&str], tools: &Tools, run: &Run<'_>) -> Result<C
 
 /// What rsync says, taken apart as it comes in.
 struct Said<'a> {
+    copy: Copy<'a>,
     run: &'a Run<'a>,
-    roots: [String; 2],
     output: Lines,
     errors: Lines,
     done_bytes: u64,
-    failed: BTreeMap<String, String>,
+    /// Files that were sent, by a hash of their path: one that fails is sent again, and counts once.
+    sent: HashSet<u64>,
     copied: Copied,
+    failed: BTreeMap<PathBuf, String>,
+    in_the_way: BTreeSet<PathBuf>,
+    /// Names of temporary files that failed, without their directories.
+    temporary: BTreeMap<OsString, String>,
+    /// Whether something failed that is no file's.
+    has_other_trouble: bool,
+    told: Vec<String>,
 }
 
 impl<'a> Said<'a> {
-    fn new(copy: Copy<'_>, run: &'a Run<'a>) -> Self {
-        let root = |path: &Path| path.join("").display().to_string();
+    fn new(copy: Copy<'a>, run: &'a Run<'a>) -> Self {
         Said {
+            copy,
             run,
-            roots: [root(copy.source), root(copy.target)],
             output: Lines::default(),
             errors: Lines::default(),
             done_bytes: 0,
-            failed: BTreeMap::new(),
+            sent: HashSet::new(),
             copied: Copied::default(),
+            failed: BTreeMap::new(),
+            in_the_way: BTreeSet::new(),
+            temporary: BTreeMap::new(),
+            has_other_trouble: false,
+            told: Vec::new(),
         }
     }
 
@@ -144,25 +219,49 @@ impl<'a> Said<'a> {
     }
 
     fn output_line(&mut self, line: &str) {
+        if let Some((bytes, path)) = sent(line) {
+            if self.sent.insert(hash(&path)) {
+                self.copied.files += 1;
+                self.copied.bytes = self.copied.bytes.saturating_add(bytes);
+            }
+        }
         if let Some(done_bytes) = progress(line) {
+            // What is sent again counts again.
+            let done_bytes = done_bytes.min(self.copy.total_bytes);
             self.run.event(Event::Advanced { bytes: done_bytes.saturating_sub(self.done_bytes) });
             self.done_bytes = self.done_bytes.max(done_bytes);
-        }
-        let number = |name: &str| {
-            let rest = line.strip_prefix(name)?.trim_start();
-            rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-        };
-        if let Some(files) = number("Number of regular files transferred:") {
-            self.copied.files = files;
-        } else if let Some(bytes) = number("Total transferred file size:") {
-            self.copied.bytes = bytes;
-        } else if let Some(deleted) = number("Number of deleted files:") {
-            self.copied.deleted = deleted;
+        } else if let Some(rest) = line.strip_prefix("Number of deleted files:") {
+            let number = rest.trim_start().split(|c: char| !c.is_ascii_digit()).next();
+            self.copied.deleted = number.and_then(|number| number.parse().ok()).unwrap_or_default();
         }
     }
 
     fn error_line(&mut self, line: &str) {
-        let Some(Failed { path, reason }) = failure(line, &self.roots) else { return };
+        if self.told.len() < MAX_TOLD && (line.starts_with("rsync") || line.contains("error")) {
+            self.told.push(line.to_owned());
+        }
+        match failure(line, &[self.copy.source, self.copy.target]) {
+            Some((About::File(path), reason)) => self.fail(path, reason),
+            Some((About::InTheWay(path), _)) => {
+                // After another reason it is what follows from that.
+                if !self.failed.contains_key(&path) {
+                    self.in_the_way.insert(path.clone());
+                    self.fail(path, in_the_way(self.copy.delete).to_owned());
+                }
+            }
+            Some((About::Temporary(name), reason)) => {
+                self.has_other_trouble = true;
+                if self.temporary.len() < MAX_FAILED {
+                    self.temporary.entry(name).or_insert(reason);
+                }
+            }
+            None => {
+                self.has_other_trouble |= !line.starts_with("rsync error: ") && !line.starts_with("WARNING: ")
+            }
+        }
+    }
+
+    fn fail(&mut self, path: PathBuf, reason: String) {
         if self.failed.contains_key(&path) {
             // The first reason is the cause, the others follow from it.
         } else if self.failed.len() < MAX_FAILED {
@@ -172,38 +271,92 @@ impl<'a> Said<'a> {
         }
     }
 
-    fn finish(mut self, ran: &ToolRun) -> Result<Copied> {
-        self.copied.failed = self.failed.into_iter().map(|(path, reason)| Failed { path, reason }).collect();
-        let error = |kind, what: &str| Err(Error::new(kind, format!("{what}: {}", ending(ran))));
+    fn finish(mut self, ran: &ToolRun) -> Result<Passed> {
+        let error = |kind, what: &str| Err(Error::new(kind, format!("{what}: {}", self.ending(ran))));
         match ran.exit_code {
-            Some(0) => Ok(self.copied),
+            Some(0) => {}
             // Some of it was not copied; 24: since it vanished meanwhile.
-            Some(23 | 24) => Ok(Copied { is_partial: true, ..self.copied }),
-            Some(11) => error(ErrorKind::Output, "rsync cannot write to the target").map_err(|e: Error| {
+            Some(23 | 24) => self.copied.is_partial = true,
+            Some(11) => return error(ErrorKind::Output, "rsync cannot write to the target").map_err(|e: Error| {
                 e.with_hint(
                     "is it full? lhrecover inject --dry-run says how much is to be copied; a larger device takes more; \
                      see dmesg for what the disk said",
                 )
             }),
-            _ => error(ErrorKind::External, "rsync failed").map_err(|e: Error| {
+            _ => return error(ErrorKind::External, "rsync failed").map_err(|e: Error| {
                 e.with_hint(
                     "what was copied stays: run it again, with --overwrite --delete, and it goes on; `dmesg` says whether a \
                      disk failed",
                 )
             }),
         }
+        self.name_temporary_ones()?;
+        self.count_failed_out();
+        let is_only_in_the_way = !self.has_other_trouble
+            && self.copied.more_failed == 0
+            && self.failed.len() == self.in_the_way.len();
+        let in_the_way = if is_only_in_the_way { self.in_the_way } else { BTreeSet::new() };
+        self.copied.failed = self.failed.into_iter().map(|(path, reason)| Failed { path, reason }).collect();
+        Ok(Passed { copied: self.copied, in_the_way })
+    }
+
+    /// A temporary file has its file's name, and not its directory: that is where one of that name is not as it should be.
+    fn name_temporary_ones(&mut self) -> Result<()> {
+        if self.temporary.is_empty() {
+            return Ok(());
+        }
+        let mut temporary = std::mem::take(&mut self.temporary);
+        for pair in Pairs::new(self.copy.source, self.copy.target).flatten() {
+            self.run.check()?;
+            let name = pair.path.file_name().unwrap_or_default();
+            let Some(reason) = temporary.get(name).cloned() else { continue };
+            let (source, target) = (self.copy.source.join(&pair.path), self.copy.target.join(&pair.path));
+            if pair.meta.is_file() && differs_but_for_content(&source, &pair.meta, &target).is_some() {
+                self.fail(pair.path, reason);
+            }
+        }
+        temporary.retain(|name, _| !self.failed.keys().any(|path| path.file_name() == Some(name)));
+        for (name, reason) in temporary {
+            self.fail(name.into(), reason);
+        }
+        Ok(())
+    }
+
+    /// What failed was sent all the same, up to where it did.
+    fn count_failed_out(&mut self) {
+        for path in self.failed.keys().filter(|path| self.sent.contains(&hash(path))) {
+            let bytes = fs::symlink_metadata(self.copy.source.join(path)).map_or(0, |meta| meta.len());
+            self.copied.files = self.copied.files.saturating_sub(1);
+            self.copied.bytes = self.copied.bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// How it ended, in its own words.
+    fn ending(&self, ran: &ToolRun) -> String {
+        match (ran.exit_code, self.told.is_empty()) {
+            (Some(code), true) => format!("exit code {code}"),
+            (None, true) => "a signal ended it".to_owned(),
+            _ => self.told.join("; "),
+        }
     }
 }
 
-/// How it ended, in its own words: the last lines, which say why.
-fn ending(ran: &ToolRun) -> String {
-    let telling = |line: &&String| line.starts_with("rsync") || line.contains("error");
-    let lines: Vec<_> = ran.lines.iter().filter(telling).take(3).map(String::as_str).collect();
-    match (ran.exit_code, lines.is_empty()) {
-        (Some(code), true) => format!("exit code {code}"),
-        (None, true) => "a signal ended it".to_owned(),
-        _ => lines.join("; "),
+fn hash(path: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A regular file that was sent, and its length: `>f+++++++++ 60000 d0/file 3`. After a line of trouble it follows on one of
+/// progress.
+fn sent(line: &str) -> Option<(u64, PathBuf)> {
+    let (before, item) = line.split_once(">f")?;
+    if !before.is_empty() && progress(before).is_none() {
+        return None;
     }
+    let (_, rest) = item.split_once(' ')?;
+    let (bytes, path) = rest.trim_start().split_once(' ')?;
+    Some((bytes.parse().ok()?, path_of(path)))
 }
 
 /// The bytes of a line of progress: `   3000003 100%  238.42MB/s    0:00:01 (xfr#1, to-chk=2/4)`.
@@ -213,13 +366,55 @@ fn progress(line: &str) -> Option<u64> {
     words.next().filter(|word| word.ends_with('%')).map(|_| bytes)
 }
 
-/// Which file a line of trouble is about, and what it says: `rsync: [sender] read errors mapping "/x/a": Input/output error
-/// (5)`, or `ERROR: a failed verification -- update discarded.`
-fn failure(line: &str, roots: &[String; 2]) -> Option<Failed> {
-    if let Some(path) = line.strip_prefix("ERROR: ").and_then(|rest| rest.split_once(" failed verification"))
+/// A path as rsync writes it: whatever is no plain character is `\#` and three octal digits (`rwrite` in its `log.c`).
+fn path_of(text: &str) -> PathBuf {
+    let bytes = text.as_bytes();
+    let mut path = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        match bytes.get(at..at + 5).and_then(escaped) {
+            Some(byte) => {
+                path.push(byte);
+                at += 5;
+            }
+            None => {
+                path.push(byte);
+                at += 1;
+            }
+        }
+    }
+    OsString::from_vec(path).into()
+}
+
+fn escaped(bytes: &[u8]) -> Option<u8> {
+    let digits = std::str::from_utf8(bytes.strip_prefix(b"\\#")?).ok()?;
+    u8::from_str_radix(digits, 8).ok()
+}
+
+/// What a line of trouble is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum About {
+    /// A file, by its path in the volume.
+    File(PathBuf),
+    /// A temporary file, by the name of the file that it is for.
+    Temporary(OsString),
+    /// A file that a directory is in the way of.
+    InTheWay(PathBuf),
+}
+
+/// What a line of trouble is about, and what it says: `rsync: [sender] read errors mapping "/x/a": Input/output error (5)`,
+/// or `ERROR: a failed verification -- update discarded.`
+fn failure(line: &str, roots: &[&Path; 2]) -> Option<(About, String)> {
+    if let Some((path, _)) =
+        line.strip_prefix("ERROR: ").and_then(|rest| rest.rsplit_once(" failed verification"))
     {
         let reason = "it was read otherwise the second time, or could not be".to_owned();
-        return Some(Failed { path: path.0.to_owned(), reason });
+        return Some((About::File(path_of(path)), reason));
+    }
+    if let Some((_, path)) =
+        line.strip_prefix("could not make way for new ").and_then(|rest| rest.split_once(": "))
+    {
+        return Some((About::InTheWay(path_of(path)), String::new()));
     }
     if !line.starts_with("rsync: ")
         && !line.starts_with("file has vanished: ")
@@ -230,14 +425,31 @@ fn failure(line: &str, roots: &[String; 2]) -> Option<Failed> {
     let (before, rest) = line.split_once('"')?;
     // A name may hold the same character: it ends where the last one is.
     let (path, reason) = rest.rsplit_once('"')?;
-    // A temporary file that was to get its name: that is the one it was about.
-    let path = path.rsplit_once("\" -> \"").map_or(path, |(_, path)| path);
-    let path = roots.iter().find_map(|root| path.strip_prefix(root.as_str())).unwrap_or(path);
+    let path = match path.split_once("\",\"") {
+        // The name of an attribute follows.
+        Some((path, _)) if before.ends_with("xattr(") => path,
+        // A temporary file that was to get its name: that is the one it was about.
+        _ => path.rsplit_once("\" -> \"").map_or(path, |(_, path)| path),
+    };
     let what = before.trim_start_matches("rsync: ");
     let what = what.split_once("] ").map_or(what, |(_, what)| what).trim_end_matches([' ', '(', ':']);
     let reason = reason.trim_start_matches([')', ':', ' ']);
     let reason = [what, reason].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
-    Some(Failed { path: if path.is_empty() { ".".to_owned() } else { path.to_owned() }, reason })
+    Some((about(path_of(path), roots), reason))
+}
+
+fn about(path: PathBuf, roots: &[&Path; 2]) -> About {
+    let path = roots.iter().find_map(|root| path.strip_prefix(root).ok()).unwrap_or(&path);
+    if let Ok(name) = path.strip_prefix(TEMPORARY) {
+        // With a full stop and six characters at its end.
+        let name = name.as_os_str().as_bytes();
+        if let Some(name) =
+            name.len().checked_sub(7).and_then(|len| name.get(..len)).filter(|name| !name.is_empty())
+        {
+            return About::Temporary(OsStr::from_bytes(name).to_owned());
+        }
+    }
+    About::File(if path.as_os_str().is_empty() { ".".into() } else { path.to_path_buf() })
 }
 
 /// Text cut into lines, which end with a carriage return, too.
@@ -253,7 +465,7 @@ impl Lines {
             if matches!(byte, b'\n' | b'\r') {
                 let line = String::from_utf8_lossy(&self.open);
                 if !line.trim().is_empty() {
-                    lines.push(line.trim_end().to_owned());
+                    lines.push(line.into_owned());
                 }
                 self.open.clear();
             } else if self.open.len() < MAX_LINE_BYTES {
@@ -281,20 +493,48 @@ mod tests {
     }
 
     #[test]
+    fn names_are_what_they_are_in_the_volume() {
+        let cases: [(&str, &[u8]); 4] = [
+            ("a b", b"a b"),
+            ("n\\#012l\\#377x", b"n\nl\xffx"),
+            ("\\#134#012", b"\\#012"),
+            ("\\#9 \\#77", b"\\#9 \\#77"),
+        ];
+        for (text, bytes) in cases {
+            assert_eq!(path_of(text).as_os_str().as_bytes(), bytes, "{text}");
+        }
+        assert_eq!(sent(">f+++++++++ 60000 d0/ file 3"), Some((60_000, "d0/ file 3".into())));
+        let after_progress = "  300000  25%   50.97MB/s    0:00:00 (xfr#5, to-chk=15/24)>f+++++++++ 7 a";
+        assert_eq!(sent(after_progress), Some((7, "a".into())));
+        assert_eq!((sent("cd+++++++++ 4096 d/"), sent("cd+++++++++ 4096 d>f 1 2/")), (None, None));
+    }
+
+    #[test]
     fn files_that_failed_are_named_as_they_are_in_the_volume() {
-        let roots = ["/run/x/view/".to_owned(), "/run/x/target/".to_owned()];
-        let of = |line: &str| failure(line, &roots).map(|failed| (failed.path, failed.reason));
-        let pair = |path: &str, reason: &str| Some((path.to_owned(), reason.to_owned()));
+        let roots = [Path::new("/run/x/view"), Path::new("/run/x/target")];
+        let of = |line: &str| failure(line, &roots);
+        let file = |path: &str, reason: &str| Some((About::File(path.into()), reason.to_owned()));
         let io = "Input/output error (5)";
         assert_eq!(
             of(&format!("rsync: [sender] read errors mapping \"/run/x/view/d/a \"b\"\": {io}")),
-            pair("d/a \"b\"", &format!("read errors mapping: {io}"))
+            file("d/a \"b\"", &format!("read errors mapping: {io}"))
         );
         assert_eq!(
             of(&format!("rsync: [sender] readdir(\"/run/x/view/d\"): {io}")),
-            pair("d", &format!("readdir: {io}"))
+            file("d", &format!("readdir: {io}"))
         );
-        assert!(of("ERROR: a failed verification -- update discarded.").is_some_and(|(path, _)| path == "a"));
+        assert_eq!(
+            of(
+                "rsync: [generator] rsync_xal_set: lsetxattr(\"/run/x/target/d\",\"user.big\") failed: No space left on device (28)"
+            ),
+            file("d", "rsync_xal_set: lsetxattr: failed: No space left on device (28)")
+        );
+        let temporary = "rsync: [receiver] rsync_xal_set: lsetxattr(\"/run/x/target/.lhrecover-temporary/a.e41wrR\",\"user.big\") failed: x";
+        assert_eq!(of(temporary).map(|(about, _)| about), Some(About::Temporary("a".into())));
+        let in_the_way = of("could not make way for new regular file: d/n\\#012l: x");
+        assert_eq!(in_the_way.map(|(about, _)| about), Some(About::InTheWay("d/n\nl: x".into())));
+        let twice = of("ERROR: a failed verification -- update discarded.");
+        assert_eq!(twice.map(|(about, _)| about), Some(About::File("a".into())));
         assert_eq!(of("rsync error: some files/attrs were not transferred (code 23)"), None);
     }
 }

@@ -1,6 +1,6 @@
 //! What is done, in this order; each step leaves the device such that the next may fail.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,18 +8,21 @@ use std::time::{Duration, Instant};
 use super::check::{self, Checked};
 use super::compare::{self, Comparison};
 use super::mkfs::{self, Making};
-use super::place::{Place, Plan, head_of};
-use super::rsync::{self, Copied, Copy};
+use super::place::{Place, Plan, head_of, inside_of};
+use super::rsync::{self, Copied, Copy, TEMPORARY};
+use super::survey::{self, Reading, Room, Sides};
 use super::target::{For, MountedTarget};
 use super::tree::{self, Tally, Walk};
-use super::{Existing, FilesOptions, InjectedFiles, NOT_DELETED, NOT_KEPT, Origin};
+use super::{Existing, FilesOptions, InjectedFiles, NOT_ALL_DELETED, NOT_DELETED, NOT_KEPT, Origin};
 use crate::access::volume::Volume;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Run};
-use crate::guest;
+use crate::guest::{self, facts};
+use crate::model::finding::{Code, Finding};
 use crate::view::disk::Disk;
 use crate::workflow::inject::grow::{self, Growth};
-use crate::workflow::mount::file_system::FileSystem;
+use crate::workflow::inject::identity::Met;
+use crate::workflow::mount::file_system::{FileSystem, Journal};
 use crate::workflow::mount::state::Entry;
 use crate::workflow::mount::{MountOptions, Mounted, mount_apart, teardown};
 use crate::workflow::tool::Call;
@@ -37,8 +40,14 @@ pub(super) struct Steps<'a> {
     pub run: &'a Run<'a>,
 }
 
+/// Said by a dry run of a device whose journal may hold more.
+const PENDING_JOURNAL: &str = "the device's journal was not played back, as that would write to it: files that only it knows of are not in \
+                               these numbers, and what becomes of them has to be said with --overwrite and --delete or --mix";
+
 /// What came of writing.
 struct Written {
+    /// Whether files were there.
+    had_files: bool,
     copied: Copied,
     target_tally: Tally,
     checked: Checked,
@@ -47,10 +56,10 @@ struct Written {
 
 impl Steps<'_> {
     /// Mounts the source, does all of it, and takes the source down again.
-    pub fn carry_out(&self, volume: &Volume) -> Result<InjectedFiles> {
+    pub fn carry_out(&self, volume: &Volume, met: &mut Option<Met>) -> Result<InjectedFiles> {
         let mkfs = self.mkfs()?;
         let mounted = mount_apart(self.source, &self.mount_options(), self.run)?;
-        let done = self.with_source(&mounted, mkfs, volume);
+        let done = self.with_source(&mounted, mkfs, volume, met);
         let taken_down = teardown::of(&mounted.entry);
         match (done, taken_down) {
             (Ok(done), Ok(taken_down)) => Ok(InjectedFiles { trouble: taken_down.trouble, ..done }),
@@ -80,11 +89,18 @@ impl Steps<'_> {
         if self.place.plan != Plan::Make {
             return Ok(None);
         }
-        let making = Making { keep_uuid: *keep_uuid, is_used: self.place.is_used };
+        let device_bytes = self.place.identity.size_bytes;
+        let making = Making { keep_uuid: *keep_uuid, is_used: self.place.is_used, device_bytes };
         mkfs::call(&self.from.geometry, self.place.device.path(), making, tools, self.run).map(Some)
     }
 
-    fn with_source(&self, mounted: &Mounted, mkfs: Option<Call>, volume: &Volume) -> Result<InjectedFiles> {
+    fn with_source(
+        &self,
+        mounted: &Mounted,
+        mkfs: Option<Call>,
+        volume: &Volume,
+        met: &mut Option<Met>,
+    ) -> Result<InjectedFiles> {
         let Steps { from, place, options, run, .. } = *self;
         let view = mounted.state.mountpoint.as_path();
         let entry = &mounted.entry;
@@ -94,12 +110,13 @@ impl Steps<'_> {
             Plan::Make => from.file_system,
             Plan::Keep(file_system) => file_system,
         };
-        let grows = options.grow && place.surplus_bytes > 0 && place.growth().is_some();
         let mut done = InjectedFiles {
             target: place.device.path().to_path_buf(),
             identity: place.identity.clone(),
             before: place.before.clone(),
+            inside_before: place.inside.clone(),
             after: None,
+            inside_after: None,
             top_layer: volume.state().map(|view| view.file().to_owned()),
             volume_bytes: volume.view.size_bytes(),
             partition: mounted.partition,
@@ -108,7 +125,7 @@ impl Steps<'_> {
             mkfs: mkfs.as_ref().map(Call::text),
             existing: options.existing.filter(|_| had_files),
             surplus_bytes: place.surplus_bytes,
-            grown: grows && !options.dry_run,
+            growth_bytes: place.growth_bytes(options),
             copied: Copied::default(),
             source_tally,
             target_tally: None,
@@ -118,28 +135,67 @@ impl Steps<'_> {
             notes: self.notes(mounted),
             dry_run: options.dry_run,
             estimate: None,
-            findings: volume.findings.iter().chain(&place.findings).cloned().collect(),
+            findings: self.findings(volume),
             duration: Duration::ZERO,
         };
         if options.dry_run {
             let began = Instant::now();
             done.copied = self.would_copy(view, entry, file_system, &source_tally, had_files)?;
             done.estimate = Some(self.estimate(view, &done, began)?);
+            done.notes.extend(place.has_pending_journal().then(|| PENDING_JOURNAL.to_owned()));
             return Ok(done);
         }
-        let written = self.write(view, entry, mkfs, file_system, &source_tally, had_files)?;
-        if done.existing == Some(Existing::Delete) && written.copied.is_partial {
-            done.notes.push(NOT_DELETED.to_owned());
+        *met = Some(place.met());
+        let written = self.write(view, entry, mkfs, file_system, &source_tally, had_files);
+        self.written(done, written.map_err(|e| self.and_how_to_go_on(e))?)
+    }
+
+    /// What was known before, and what came of writing.
+    fn written(&self, mut done: InjectedFiles, written: Written) -> Result<InjectedFiles> {
+        let Written { had_files, copied, target_tally, checked, comparison } = written;
+        let held = self.place.device.hold()?;
+        done.existing = self.options.existing.filter(|_| had_files);
+        if done.existing == Some(Existing::Delete) && copied.is_partial {
+            done.notes.push(if copied.deleted == 0 { NOT_DELETED } else { NOT_ALL_DELETED }.to_owned());
         }
-        let Written { copied, target_tally, checked, comparison } = written;
-        done.after = guest::recognise(&head_of(&place.device.hold()?)?);
         Ok(InjectedFiles {
+            after: guest::recognise(&head_of(&held)?),
+            inside_after: inside_of(&held),
             copied,
             target_tally: Some(target_tally),
             checked: Some(checked),
             comparison,
             ..done
         })
+    }
+
+    /// What is known of source and device, and that not all of the source shows.
+    fn findings(&self, volume: &Volume) -> Vec<Finding> {
+        let mut findings: Vec<_> = volume.findings.iter().chain(&self.place.findings).cloned().collect();
+        if self.options.journal == Journal::Skip && self.from.journal == facts::Journal::Dirty {
+            findings.push(
+                Finding::new(
+                    Code::JournalSkipped,
+                    "the source's file system was not unmounted, and its journal is not played back",
+                    "the last files and changes before the volume stopped are not copied",
+                )
+                .advise("--journal replay plays it back on a throw-away copy; the source stays as it is"),
+            );
+        }
+        findings
+    }
+
+    /// What was copied stays, so that a second run need not begin anew.
+    fn and_how_to_go_on(&self, e: Error) -> Error {
+        match (e.kind(), self.options.existing) {
+            (ErrorKind::Interrupted, Some(Existing::Mix)) => {
+                e.and("what was copied stays: run it again, with --overwrite --mix, and it goes on")
+            }
+            (ErrorKind::Interrupted, _) => {
+                e.and("what was copied stays: run it again, with --overwrite --delete, and it goes on")
+            }
+            _ => e,
+        }
     }
 
     fn notes(&self, mounted: &Mounted) -> Vec<String> {
@@ -152,7 +208,13 @@ impl Steps<'_> {
                 ));
             }
         }
-        if self.place.surplus_bytes > 0 && !self.options.grow {
+        notes.extend(["lost+found", TEMPORARY].into_iter().filter_map(|name| {
+            let has_files = fs::read_dir(mounted.state.mountpoint.join(name)).is_ok_and(|mut entries| entries.next().is_some());
+            has_files.then(|| {
+                format!("the source has files in /{name}: they are neither copied nor counted; lhrecover mount shows them")
+            })
+        }));
+        if self.place.surplus_bytes > 0 && self.place.growth_bytes(self.options) == 0 {
             let surplus_bytes = self.place.surplus_bytes;
             notes.push(match self.place.growth() {
                 Some(_) => format!("the device's file system leaves {surplus_bytes} bytes of it unused: --grow makes it take them"),
@@ -202,14 +264,45 @@ impl Steps<'_> {
         tally: &Tally,
         had_files: bool,
     ) -> Result<Copied> {
-        if !had_files {
+        if self.place.plan == Plan::Make {
             return Ok(Copied { files: tally.files, bytes: tally.bytes, ..Copied::default() });
         }
         let mut mounted = self.place.device.mount(entry, file_system, For::Looking)?;
-        let copied =
-            rsync::copy(self.copy(view, &mounted.point(), tally, true), &self.options.tools, self.run)?;
+        // What has nothing on the other side differs, unread.
+        let reading = if had_files { Reading::All } else { Reading::Larger(u64::MAX) };
+        let point = mounted.point();
+        let survey = survey::survey(self.sides(view, &point, tally, had_files, reading), self.run)?;
+        let room = Room::at(&point, self.place.growth_bytes(self.options))?;
         mounted.unmount()?;
-        Ok(copied)
+        self.refuse_without_room(room, &survey)?;
+        Ok(survey.copied)
+    }
+
+    fn sides<'b>(
+        &self,
+        source: &'b Path,
+        target: &'b Path,
+        tally: &Tally,
+        had_files: bool,
+        reading: Reading,
+    ) -> Sides<'b> {
+        Sides {
+            source,
+            target,
+            delete: self.deletes(had_files),
+            reading,
+            total_bytes: tally.bytes,
+            workers: self.options.workers,
+        }
+    }
+
+    fn refuse_without_room(&self, room: Room, survey: &survey::Survey) -> Result<()> {
+        let may_be_lost = self.options.existing != Some(Existing::Mix);
+        room.refuse_more(&survey.need, self.place.device.path(), may_be_lost)
+    }
+
+    fn deletes(&self, had_files: bool) -> bool {
+        had_files && self.options.existing == Some(Existing::Delete)
     }
 
     /// How long the real run would take: reading at the rate of the source, writing as fast.
@@ -248,18 +341,6 @@ impl Steps<'_> {
         Ok((read_bytes, began.elapsed()))
     }
 
-    fn copy<'b>(&self, source: &'b Path, target: &'b Path, tally: &Tally, compare: bool) -> Copy<'b> {
-        let options = self.options;
-        Copy {
-            source,
-            target,
-            compare,
-            delete: compare && options.existing == Some(Existing::Delete),
-            dry_run: options.dry_run,
-            total_bytes: tally.bytes,
-        }
-    }
-
     fn write(
         &self,
         view: &Path,
@@ -277,9 +358,11 @@ impl Steps<'_> {
         self.grow_if(Growth::Unmounted, || grow::ext(place.device.path(), &options.tools, run))?;
         let mounted = place.device.mount(entry, file_system, For::Writing)?;
         // A journal that was just played back may have brought some.
-        if !had_files && mounted.has_files()? {
+        let brought = !had_files && mounted.has_files()?;
+        if brought {
             self.refuse_files()?;
         }
+        let had_files = had_files || brought;
         self.grow_if(Growth::Mounted, || grow::xfs(&mounted.point(), &options.tools, run))?;
         let copied = self.fill(view, &mounted, tally, had_files)?;
         run.event(Event::Phase { name: "syncing", total_bytes: None });
@@ -287,12 +370,11 @@ impl Steps<'_> {
         run.event(Event::PhaseDone);
         let checked = check::check(&place.device, file_system.name, &options.tools, run)?;
         let (target_tally, comparison) = self.look_back(view, entry, file_system, &copied, tally)?;
-        Ok(Written { copied, target_tally, checked, comparison })
+        Ok(Written { had_files, copied, target_tally, checked, comparison })
     }
 
     fn grow_if(&self, growth: Growth, grow: impl Fn() -> Result<()>) -> Result<()> {
-        let wanted = self.options.grow && self.place.surplus_bytes > 0 && self.place.growth() == Some(growth);
-        if !wanted {
+        if self.place.growth_bytes(self.options) == 0 || self.place.growth() != Some(growth) {
             return Ok(());
         }
         if growth == Growth::Unmounted {
@@ -302,9 +384,18 @@ impl Steps<'_> {
     }
 
     fn fill(&self, view: &Path, mounted: &MountedTarget, tally: &Tally, had_files: bool) -> Result<Copied> {
+        let target = &mounted.point();
+        if self.place.plan != Plan::Make {
+            // What may stay from an earlier run takes no room any more.
+            mounted.remove_temporary()?;
+            let room = Room::at(target, 0)?;
+            let sides = self.sides(view, target, tally, had_files, Reading::Larger(room.bytes));
+            self.refuse_without_room(room, &survey::survey(sides, self.run)?)?;
+        }
         mounted.make_temporary()?;
-        let copied =
-            rsync::copy(self.copy(view, &mounted.point(), tally, had_files), &self.options.tools, self.run)?;
+        let delete = self.deletes(had_files);
+        let copy = Copy { source: view, target, compare: had_files, delete, total_bytes: tally.bytes };
+        let copied = rsync::copy(copy, &self.options.tools, self.run)?;
         mounted.remove_temporary()?;
         mounted.set_time_of_root(view);
         Ok(copied)

@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use nix::libc;
+
 use super::rsync::TEMPORARY;
 use crate::error::{Error, Result};
 use crate::sink::guard::{self, DeviceLeave, GuardedDevice, SourceIdentity};
@@ -76,7 +78,9 @@ impl TargetDevice {
         drop(self.hold()?);
         let point = entry.target_dir();
         match purpose {
-            For::Looking => mount_read_only(&self.path, &point, file_system.name, &file_system.options(Journal::Skip)),
+            For::Looking => {
+                mount_read_only(&self.path, &point, file_system.name, &file_system.options(Journal::Skip))
+            }
             For::Writing => {
                 mount_for_writing(&self.path, &point, file_system.name, file_system.options_for_writing())
             }
@@ -84,11 +88,8 @@ impl TargetDevice {
         .map_err(|e| {
             Error::output(format!("the kernel cannot mount the device's {} file system", file_system.name))
                 .with_path(&self.path)
+                .with_hint(not_mounted(e.raw_os_error(), file_system.name))
                 .caused_by(e)
-                .with_hint(
-                    "`dmesg` says why; if nothing on it is needed, remove its signature (wipefs --all) and inject again: a new \
-                     one is made",
-                )
         })?;
         let mounted = MountedTarget { entry: entry.clone(), device: self.path.clone(), is_mounted: true };
         self.look_at_mounts(&point)?;
@@ -133,6 +134,23 @@ impl TargetDevice {
             .with_path(&self.path)
             .with_hint("something attaches or detaches devices just now: try again when it has settled")
     }
+}
+
+/// What to do about a file system that the kernel does not mount.
+fn not_mounted(error: Option<i32>, name: &str) -> String {
+    let is_damage = [libc::EUCLEAN, libc::EBADMSG, libc::EIO].map(Some).contains(&error);
+    let first = match (is_damage, name) {
+        (true, "ext4") => "it is damaged: `e2fsck -f` repairs it, or says why not",
+        (true, "xfs") => "it is damaged: `xfs_repair` repairs it, or says why not",
+        (true, _) => "it is damaged, or the disk is; `dmesg` says which",
+        (false, _) => {
+            "`dmesg` says why: if it has a feature that this machine's kernel lacks, make one without it by hand (mkfs), which is kept, \
+             or inject on a machine that has it"
+        }
+    };
+    format!(
+        "{first}; if nothing on it is needed, remove its signature (wipefs --all) and inject again: a new one is made"
+    )
 }
 
 /// A device that is mounted, until this is dropped.

@@ -1,5 +1,6 @@
 //! A tree of files, walked and counted.
 
+use std::collections::HashSet;
 use std::fs::{self, Metadata, ReadDir};
 use std::path::{Path, PathBuf};
 
@@ -126,6 +127,57 @@ impl Iterator for Walk {
     }
 }
 
+/// What one tree has, and what is in its place in another.
+#[derive(Debug)]
+pub struct Pair {
+    /// Its path in both, relative to their roots.
+    pub path: PathBuf,
+    /// What it is in the one.
+    pub meta: Metadata,
+    /// What it is in the other; `None` when that has nothing there.
+    pub other: Option<Metadata>,
+}
+
+impl Pair {
+    /// Whether the other tree has a directory where this one has none.
+    pub fn is_in_the_way(&self) -> bool {
+        !self.meta.is_dir() && self.other.as_ref().is_some_and(Metadata::is_dir)
+    }
+}
+
+/// A [`Walk`] that looks into a second tree as well. Links are followed in neither: below what is no directory in the other
+/// tree, that has nothing, though the link there may lead to something.
+pub struct Pairs {
+    walk: Walk,
+    other: PathBuf,
+    /// Directories that the other tree does not have.
+    alone: HashSet<PathBuf>,
+}
+
+impl Pairs {
+    /// Of everything below `root`, with what is below `other`.
+    pub fn new(root: &Path, other: &Path) -> Self {
+        Pairs { walk: Walk::new(root), other: other.to_path_buf(), alone: HashSet::new() }
+    }
+}
+
+impl Iterator for Pairs {
+    type Item = std::result::Result<Pair, PathBuf>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (path, meta) = match self.walk.next()? {
+            Ok(found) => found,
+            Err(path) => return Some(Err(path)),
+        };
+        let is_alone = path.parent().is_some_and(|parent| self.alone.contains(parent));
+        let other = if is_alone { None } else { fs::symlink_metadata(self.other.join(&path)).ok() };
+        if meta.is_dir() && !other.as_ref().is_some_and(Metadata::is_dir) {
+            self.alone.insert(path.clone());
+        }
+        Some(Ok(Pair { path, meta, other }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,5 +196,22 @@ mod tests {
         let run = Run { observer: &Silent, cancel: &Cancel::default() };
         let expected = Tally { files: 2, bytes: 10, directories: 4, links: 1, ..Tally::default() };
         assert_eq!(tally(dir.path(), "", &run).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_a_link_leads_to_is_in_no_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::create_dir_all(a.join("x/y")).unwrap();
+        fs::write(a.join("x/y/f"), "").unwrap();
+        fs::create_dir_all(dir.path().join("elsewhere/y")).unwrap();
+        fs::write(dir.path().join("elsewhere/y/f"), "").unwrap();
+        fs::create_dir(&b).unwrap();
+        std::os::unix::fs::symlink("../elsewhere", b.join("x")).unwrap();
+        let has = |pair: Pair| (pair.path.display().to_string(), pair.other.is_some());
+        let mut seen: Vec<_> = Pairs::new(&a, &b).flatten().map(has).collect();
+        seen.sort();
+        let expected = [("", true), ("x", true), ("x/y", false), ("x/y/f", false)];
+        assert_eq!(seen, expected.map(|(path, has)| (path.to_owned(), has)));
     }
 }
