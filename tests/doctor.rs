@@ -17,6 +17,8 @@ use lhrecover::error::ErrorKind;
 use lhrecover::event::{Cancel, Run, Silent};
 use lhrecover::model::finding::Severity;
 use lhrecover::model::overlay::Unwritten;
+use lhrecover::replica::doctor::{self, Subject};
+use lhrecover::replica::inventory::{Doc, NotRead};
 use lhrecover::replica::{ReplicaDir, SourceOptions};
 use lhrecover::report::inspect;
 
@@ -74,6 +76,86 @@ fn every_damage_is_found_named_and_survived() {
             assert_eq!(diagnosis.worst(), Some(Severity::Error), "{}", damage.name);
         }
         assert_eq!(fingerprint(&dir), before, "{}: the source was changed", damage.name);
+    }
+}
+
+#[test]
+fn made_crash_states_are_named_as_what_they_are_and_need_nobody() {
+    for crash in damage::CRASHES {
+        let fixture = common::fixture("03-explicit-zeros");
+        let (dir, truth) = fixture.replica();
+        (crash.inflict)(&Victim::new(dir.clone(), &truth));
+        let replica = ReplicaDir::open(&dir).unwrap();
+        let diagnosis = examine(&replica);
+        let codes = codes(&diagnosis);
+        assert_eq!(diagnosis.worst(), Some(Severity::Info), "{}: {codes:?}", crash.name);
+        let named = diagnosis.findings.iter().filter(|finding| finding.code.as_str() == crash.code);
+        let meanings: Vec<_> = named.map(|finding| finding.meaning.as_str()).collect();
+        assert_eq!(meanings.len(), 1, "{}: {codes:?}", crash.name);
+        assert!(meanings[0].contains("the content is right"), "{}: {}", crash.name, meanings[0]);
+        let as_before = meanings[0].contains("as it was before");
+        assert_eq!(
+            as_before,
+            crash.name.contains("before") || crash.name.contains("without metadata"),
+            "{}",
+            crash.name
+        );
+        assert!(replica.open_source(&SourceOptions::default()).is_ok(), "{}", crash.name);
+    }
+}
+
+#[test]
+fn what_only_root_may_read_is_not_called_damaged() {
+    let fixture = common::fixture("03-explicit-zeros");
+    let replica = ReplicaDir::open(&fixture.replica().0).unwrap();
+    let mut inventory = replica.inventory().clone();
+    let denied = NotRead { why: "permission denied".into(), denied: true };
+    inventory.volume_meta = Doc::Unreadable(denied.clone());
+    inventory.revision = Doc::Unreadable(denied.clone());
+    inventory.disks.values_mut().for_each(|disk| disk.meta = Doc::Unreadable(denied.clone()));
+    let head = inventory.heads().next().unwrap().name.clone();
+    let chain = inventory.chain_from(&head);
+    let findings = doctor::examine(&inventory, Subject { head: Some(&head), chain: &chain });
+    assert!(findings.len() >= 5, "{findings:?}");
+    for finding in findings {
+        assert!(finding.advice.contains("run as root"), "{finding:?}");
+    }
+}
+
+#[test]
+fn whichever_head_is_looked_at_the_one_that_volume_meta_names_is_compared() {
+    let fixture = common::fixture("03-explicit-zeros");
+    let (dir, truth) = fixture.replica();
+    let victim = Victim::new(dir.clone(), &truth);
+    let newer = damage::ALL.iter().find(|damage| damage.code == "stale-volume-meta").unwrap();
+    (newer.inflict)(&victim);
+    let replica = ReplicaDir::open(&dir).unwrap();
+    let run = Run { observer: &Silent, cancel: &Cancel::default() };
+    let by_hand = SourceOptions { head: Some("volume-head-009.img".to_owned()), ..SourceOptions::default() };
+    let diagnosis = diagnose(&replica, &by_hand, Unwritten::Zero, &run).unwrap();
+    let found = |code: &str| diagnosis.findings.iter().find(|finding| finding.code.as_str() == code);
+    assert!(found("chosen-by-hand").is_some(), "{:?}", codes(&diagnosis));
+    let stale = found("stale-volume-meta").unwrap();
+    assert!(stale.what.starts_with("volume-head-009.img is newer than"), "{}", stale.what);
+}
+
+#[test]
+fn a_head_is_not_proposed_for_a_chain_that_has_lost_data() {
+    let fixture = common::fixture("03-explicit-zeros");
+    let (dir, truth) = fixture.replica();
+    let victim = Victim::new(dir.clone(), &truth);
+    victim.write("volume-head-009.img", "written");
+    let meta =
+        r#"{"Name":"volume-head-009.img","Parent":"volume-snap-x.img","Created":"2099-01-01T00:00:00Z"}"#;
+    victim.write("volume-head-009.img.meta", meta);
+    victim.add_branch("x", &format!(r#"{{"Name":"n","Parent":"{}"}}"#, victim.lowest()));
+    for lost in ["made anew", "gone"] {
+        let replica = ReplicaDir::open(&dir).unwrap();
+        let likely = lhrecover::replica::head::propose(replica.inventory()).unwrap();
+        assert_eq!(likely.head, victim.head(), "{lost}: {}", likely.why);
+        if lost == "made anew" {
+            victim.remove("volume-snap-x.img");
+        }
     }
 }
 

@@ -181,6 +181,46 @@ fn a_manifest_that_would_change_the_source_is_refused() {
 }
 
 #[test]
+fn a_manifest_and_an_image_of_one_name_are_refused() {
+    let rig = rig();
+    let (out, partial) = (text(&rig.out).to_owned(), text(&rig.partial).to_owned());
+    let elsewhere = format!("{}/../{}", rig.out.parent().unwrap().display(), "x");
+    let there = rig.out.parent().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+    let by_another_way = format!("{}/../{there}/out.img", rig.out.parent().unwrap().display());
+    for (output, manifest) in [
+        (&out, &out),
+        (&out, &partial),
+        (&partial, &out),
+        (&out, &by_another_way),
+        (&by_another_way, &partial),
+    ] {
+        let ran = rig.merge_to(Path::new(output), &["--force", "--manifest", manifest]);
+        ran.exits(2).says(&["the manifest and the image would have the same name"]);
+        assert!(!rig.out.exists() && !rig.partial.exists(), "{output} {manifest}");
+    }
+    rig.merge(&["--manifest", "-"]).exits(2).says(&["--manifest ./-"]);
+    rig.merge(&["--manifest", &elsewhere, "--force"]).exits(0);
+    fs::remove_file(elsewhere).unwrap();
+}
+
+#[test]
+fn an_output_that_cannot_be_a_file_is_refused_before_anything_is_copied() {
+    let rig = rig();
+    let beside = |name: &str| rig.out.with_file_name(name);
+    nix::unistd::mkfifo(&beside("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for (output, says) in [
+        (beside("new/"), "without a slash at the end"),
+        (beside("new/."), "without a slash at the end"),
+        (beside("fifo"), "name - as the output"),
+        (Path::new("/dev/null").to_path_buf(), "name - as the output"),
+        (Path::new("/dev/stdout").to_path_buf(), "name - as the output"),
+    ] {
+        rig.merge_to(&output, &[]).exits(2).says(&[says]);
+    }
+    rig.merge_to(&beside(&"x".repeat(250)), &[]).exits(4).says(&["choose a shorter name"]);
+}
+
+#[test]
 fn sparse_decides_which_zeros_are_holes() {
     let rig = rig();
     let whole = vec![(0, 4 * MIB)];

@@ -76,6 +76,33 @@ fn a_head_by_hand_is_taken_and_doubted() {
 }
 
 #[test]
+fn what_a_purge_has_left_makes_no_beginning_ambiguous() {
+    let (_fixture, v) = victim("08-revert-branches");
+    v.write("volume-snap-c-gone.img.checksum", "{}");
+    v.write("volume-snap-c-gone2.img.meta", r#"{"Name":"n","Parent":"","Removed":true}"#);
+    assert!(open(&v, at("c-")).is_ok());
+    // By its whole name it can still be asked for.
+    assert_eq!(open(&v, at("c-gone2")).unwrap().view.file(), "volume-snap-c-gone2.img");
+}
+
+#[test]
+fn without_its_metadata_the_head_names_the_snapshot_that_volume_meta_remembers() {
+    for damage in [
+        |v: &Victim| v.write(&format!("{}.meta", v.head()), [0; 150]),
+        |v: &Victim| {
+            v.remove(v.head());
+            v.remove(&format!("{}.meta", v.head()));
+        },
+    ] {
+        let (_fixture, v) = victim("03-explicit-zeros");
+        damage(&v);
+        let e = open(&v, SourceOptions::default()).err().unwrap();
+        let name = v.middle().trim_start_matches("volume-snap-").trim_end_matches(".img");
+        assert!(e.hint().unwrap().contains(&format!("--at {name}")), "{:?}", e.hint());
+    }
+}
+
+#[test]
 fn a_size_by_hand_is_judged() {
     let (_fixture, v) = victim("03-explicit-zeros");
     for size in [0, 513, u64::MAX] {
@@ -190,4 +217,9 @@ fn what_a_cut_off_volume_meta_still_says_counts() {
     assert_eq!(open(r#""Rebuilding":true"#, &allowed), Ok(()));
     let backing = r#""BackingFilePath":"/host/var/lib/longhorn/backing-images/none-12345678/backing""#;
     assert_eq!(open(backing, &by_hand), Err(ErrorKind::Source));
+    // After a power cut, the end of the file may be there as NUL bytes.
+    fs::write(dir.join("volume.meta"), format!("{{\"Size\":{size},\"Rebuilding\":true,\"Dir\0\0\0\0\0"))
+        .unwrap();
+    let refused = ReplicaDir::open(&dir).unwrap().open_source(&by_hand).err().unwrap();
+    assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
 }

@@ -180,6 +180,7 @@ impl Ui {
         let eta = left.filter(|_| rate > 0.0).map(|left| left as f64 / rate);
         if self.style == Progress::Json {
             let value = serde_json::json!({
+                "schema_version": 1,
                 "event": "progress",
                 "phase": state.phase,
                 "done_bytes": state.done_bytes,

@@ -88,7 +88,7 @@ pub fn diagnose(
         diagnosis.findings.push(no_backing(&e));
     }
     match replica.open_source(&options) {
-        Ok(source) => diagnosis.look_inside(source, unwritten, run)?,
+        Ok(source) => diagnosis.look_inside(source, by_guess, unwritten, run)?,
         Err(e) => diagnosis.fail(e),
     }
     diagnosis.tally_the_rest(replica, run)?;
@@ -106,9 +106,17 @@ fn no_backing(error: &Error) -> Finding {
 }
 
 impl Diagnosis {
-    fn look_inside(&mut self, source: Source, unwritten: Unwritten, run: &Run<'_>) -> Result<()> {
+    fn look_inside(
+        &mut self,
+        source: Source,
+        by_guess: bool,
+        unwritten: Unwritten,
+        run: &Run<'_>,
+    ) -> Result<()> {
         let on_opening = [Code::BackingUnrecorded, Code::BackingLarger, Code::RemovedView];
-        let opening = source.findings.iter().filter(|finding| on_opening.contains(&finding.code));
+        // Head and size that were guessed for want of volume.meta are nobody's choice.
+        let chosen = |code: Code| code == Code::ChosenByHand && !by_guess;
+        let opening = source.findings.iter().filter(|f| on_opening.contains(&f.code) || chosen(f.code));
         self.findings.extend(opening.cloned());
         match sweep::survey(&source.layers, source.volume_bytes, unwritten, run) {
             Ok(survey) => {

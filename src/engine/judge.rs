@@ -5,12 +5,14 @@ use crate::error::Error;
 use crate::model::finding::{Code, Finding};
 use crate::model::overlay::Unwritten;
 use crate::model::units::sector_ceil;
+use crate::view::LayerImage;
 use crate::view::layers::Layers;
 
 /// Whether this is what a copy leaves that turns holes into data: every layer, the empty ones aside, is fully
-/// allocated and hides another one, or a backing image, below it.
+/// allocated, and there are at least two of them, so that one hides the other.
 ///
-/// `layers` and the survey's are lowest first; a backing image below is none of the chain's, and need not be full.
+/// `layers` and the survey's are lowest first; a backing image below is none of the chain's, and does not count: one
+/// layer over it may well be full.
 pub fn every_layer_is_full(layers: &Layers, survey: &Survey, has_backing: bool, volume_bytes: u64) -> bool {
     let chain = layers.iter().zip(&survey.layers).skip(usize::from(has_backing));
     let mut full = chain
@@ -21,7 +23,7 @@ pub fn every_layer_is_full(layers: &Layers, survey: &Survey, has_backing: bool, 
         count += 1;
         all &= is_full;
     });
-    all && count + usize::from(has_backing) >= 2
+    all && count >= 2
 }
 
 fn copy_damage() -> Finding {
@@ -32,6 +34,21 @@ fn copy_damage() -> Finding {
          tar without -S all do this",
     )
     .advise("go back to the original directory, or to a copy that kept its holes")
+}
+
+/// A raw backing image without any data in it, which nobody makes a volume of.
+fn blank_backing(image: &dyn LayerImage, survey: &Survey) -> Option<Finding> {
+    let held = survey.layers.first().map(|layer| layer.tally)?;
+    let blank = held.data_bytes == 0 && held.unwritten_bytes == 0 && image.plain_file().is_some();
+    blank.then(|| {
+        Finding::new(
+            Code::BackingBlank,
+            "the backing image is one hole, with no data in it at all",
+            "whatever was never written to the volume reads as zeros; if the image has lost its data, the volume has too",
+        )
+        .on(image.name())
+        .advise("compare its checksum with the one in the BackingImage resource, or with the other nodes' copies")
+    })
 }
 
 /// What somebody is told who wants to read such a copy, and has not given leave.
@@ -53,6 +70,7 @@ pub fn judge(
     if every_layer_is_full(layers, survey, has_backing, volume_bytes) {
         findings.push(copy_damage());
     }
+    findings.extend(layers.first().filter(|_| has_backing).and_then(|image| blank_backing(&**image, survey)));
     if survey.unwritten_hiding.count > 0 {
         let (here, other) = match unwritten {
             Unwritten::Zero => (

@@ -138,6 +138,11 @@ impl Object {
         names.iter().any(|name| self.named(name).next().is_some())
     }
 
+    /// Whether `name` is there with a value: null says nothing, for Go either.
+    pub fn says(&self, name: &str) -> bool {
+        self.named(name).any(|(_, value)| !value.is_null())
+    }
+
     fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a (String, Value)> {
         self.members.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name))
     }

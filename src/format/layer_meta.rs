@@ -19,7 +19,7 @@ pub struct LayerMeta {
     pub name: String,
     /// `Parent`: file name of the layer below; empty at the lowest.
     pub parent: String,
-    /// Whether `Parent` is there at all; the engine always writes it.
+    /// Whether `Parent` is there at all, and not null; the engine always writes it.
     pub names_parent: bool,
     /// `Removed`: deleted, not yet purged. Its data is still needed.
     pub removed: bool,
@@ -45,7 +45,7 @@ pub fn parse(bytes: &[u8]) -> Result<LayerMeta, Damage> {
     Ok(LayerMeta {
         name: object.string("Name")?,
         parent: object.string("Parent")?,
-        names_parent: object.has_any(&["Parent"]),
+        names_parent: object.says("Parent"),
         removed: object.flag("Removed")?.unwrap_or_default(),
         user_created: object.flag("UserCreated")?.unwrap_or_default(),
         created: object.string("Created")?,
@@ -85,7 +85,9 @@ mod tests {
 
     #[test]
     fn an_object_without_a_parent_is_taken_but_remembered() {
-        assert!(!parse(br#"{"Name":"volume-head-000.img"}"#).unwrap().names_parent);
+        for text in [r#"{"Name":"volume-head-000.img"}"#, r#"{"Name":"volume-head-000.img","Parent":null}"#] {
+            assert!(!parse(text.as_bytes()).unwrap().names_parent, "{text}");
+        }
         assert!(matches!(parse(b"{}"), Err(Damage::Foreign(_))));
     }
 }

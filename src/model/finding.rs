@@ -95,6 +95,14 @@ codes! {
         "The head's metadata is there and its data is not: the engine would make an empty one and serve old data.";
     LayerDataMissing = "layer-data-missing", Error,
         "A layer of the chain has metadata and no data.";
+    HeadDataEmpty = "head-data-empty", Error,
+        "The head's file has no bytes: an engine made it anew in the place of a lost one, and serves old data.";
+    LayerDataEmpty = "layer-data-empty", Error,
+        "The file of a layer of the chain has no bytes: an engine made it anew in the place of a lost one.";
+    LayerCutShort = "layer-cut-short", Warning,
+        "A layer of the chain is shorter than the one below it, which no engine does: its end is lost.";
+    ChainEndsEarly = "chain-ends-early", Warning,
+        "Other snapshots stand on another lowest layer: the chain may end too early, as in a replica being rebuilt.";
     BranchDataMissing = "branch-data-missing", Warning,
         "A layer off the chain has metadata and no data.";
     ImageWithoutMeta = "image-without-meta", Warning,
@@ -161,6 +169,8 @@ codes! {
         "The volume is encrypted: the image is a LUKS container.";
     BackingMissing = "backing-missing", Error,
         "The volume stands on a backing image that cannot be opened.";
+    BackingBlank = "backing-blank", Warning,
+        "The backing image holds no data at all.";
     BackingUnrecorded = "backing-unrecorded", Warning,
         "A backing image was given by hand for a volume that names none.";
     BackingLarger = "backing-larger", Warning,
@@ -200,7 +210,7 @@ codes! {
     CopyFullyAllocated = "copy-fully-allocated", Error,
         "Every layer is fully allocated: a copy turned holes into data, and upper layers hide what is below.";
     CopyNoZeros = "copy-no-zeros", Warning,
-        "No explicit zero block anywhere: a copy probably turned written zeros into holes, and old data shows through.";
+        "No explicit zero block anywhere, or in a large sample: a copy probably turned written zeros into holes, and old data shows through.";
     NoTrustedReplica = "no-trusted-replica", Error,
         "None of a volume's replicas can be trusted.";
     SiblingHasMore = "sibling-has-more", Warning,

@@ -28,7 +28,11 @@ pub fn open_by_hand(path: &Path) -> Result<(PathBuf, File)> {
         Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
         Err(e) => Err(e),
     };
-    opened.map_err(|e| Error::source("cannot open the backing image").with_path(path).caused_by(e))
+    opened.map_err(|e| {
+        Error::source("cannot open the backing image").with_path(path).caused_by(e).with_hint(
+            "name the image file itself: on a node it is <disk path>/backing-images/<name>/backing; of a device, a copy",
+        )
+    })
 }
 
 /// Opens a file as layers are opened, so that its access time stays as well.

@@ -8,8 +8,13 @@ use crate::format::volume_meta::{self, VolumeMeta};
 use crate::model::chain::{ChainFault, NotFound, find_snapshot};
 use crate::model::finding::{Code, Finding};
 use crate::model::units::MAX_VOLUME_BYTES;
-use crate::replica::source::{SourceOptions, View};
+use crate::replica::inventory::{Disk, Doc, Inventory};
+use crate::replica::source::{SourceOptions, View, is_dispensable};
 use crate::replica::{ReplicaDir, head};
+
+/// What to do about a file that only somebody else may read.
+pub(crate) const RUN_AS_ROOT: &str =
+    "nothing is known to be wrong with it: replicas belong to root, so run as root";
 
 /// What is decided before any layer is opened.
 pub(super) struct Decision {
@@ -67,7 +72,18 @@ impl ReplicaDir {
     /// `Usage` when none or several could be meant; the hint names what is there.
     pub fn find_layer(&self, wanted: &str) -> Result<&str> {
         let disks = &self.inventory().disks;
-        find_snapshot(wanted, disks.keys().map(String::as_str)).map_err(|not_found| match not_found {
+        // What a purge has left of a snapshot makes no beginning ambiguous.
+        let meant = disks
+            .values()
+            .filter(|disk| disk.name == wanted || short(&disk.name) == wanted || !self.is_gone(disk));
+        let found =
+            find_snapshot(wanted, meant.map(|disk| disk.name.as_str())).or_else(
+                |not_found| match not_found {
+                    NotFound::Nothing => find_snapshot(wanted, disks.keys().map(String::as_str)),
+                    ambiguous => Err(ambiguous),
+                },
+            );
+        found.map_err(|not_found| match not_found {
             NotFound::Ambiguous(candidates) => {
                 Error::usage(format!("{wanted:?} could mean {} snapshots", candidates.len()))
                     .with_hint(format!("one of: {}", list(candidates.iter().map(|c| short(c)))))
@@ -81,12 +97,20 @@ impl ReplicaDir {
         })
     }
 
+    /// Whether nothing but a checksum, or the metadata of a purged snapshot, is left of a layer.
+    fn is_gone(&self, disk: &Disk) -> bool {
+        disk.image.is_none() && (matches!(disk.meta, Doc::Absent) || is_dispensable(self.inventory(), disk))
+    }
+
     /// `volume.meta` cannot be used and not everything was given by hand.
     fn untold(&self, view: Option<&View>) -> Error {
         let inventory = self.inventory();
         let trouble = inventory.volume_meta.trouble().unwrap_or_default();
         let error = Error::source(format!("volume.meta {trouble}"))
             .with_path(self.path().join(volume_meta::FILE_NAME));
+        if inventory.volume_meta.is_denied() {
+            return error.with_hint(RUN_AS_ROOT);
+        }
         let hint = match (view, head::propose(inventory)) {
             (Some(_), _) => match head::propose_size(inventory) {
                 Some(size) => format!("say how large the volume is: --size {size} is likely"),
@@ -169,7 +193,10 @@ impl ReplicaDir {
             .with_path(self.path());
         Err(match head::propose(inventory) {
             Some(likely) => error.with_hint(format!("likely: --head {} ({})", likely.head, likely.why)),
-            None => error.with_hint("try another replica, or a snapshot with --at"),
+            None => error.with_hint(match inventory.remembered_parent() {
+                Some(below) => format!("try another replica, or the last snapshot: --at {}", short(below)),
+                None => "try another replica, or a snapshot with --at".to_owned(),
+            }),
         })
     }
 
@@ -178,16 +205,32 @@ impl ReplicaDir {
         let error = Error::source(fault.to_string()).with_path(self.path());
         match fault {
             ChainFault::DamagedMeta { layer } => {
-                let trouble = self.inventory().disks.get(layer).and_then(|disk| disk.meta.trouble());
-                Error::source(format!("broken chain: {layer}.meta {}", trouble.unwrap_or_default()))
+                let disk = self.inventory().disks.get(layer);
+                let trouble = disk.and_then(|disk| disk.meta.trouble()).unwrap_or_default();
+                Error::source(format!("broken chain: {layer}.meta {trouble}"))
                     .with_path(self.path())
-                    .with_hint("what is below this layer is not known: another replica may be whole, or a snapshot below it (--at)")
+                    .with_hint(disk.map_or_else(String::new, |disk| below_damage(self.inventory(), disk)))
             }
             ChainFault::TooLong { .. } => error.with_hint("a snapshot further down can be had with --at"),
             _ => {
                 error.with_hint("another replica may be whole; what is below the break can be had with --at")
             }
         }
+    }
+}
+
+/// What to do without the metadata of a layer of the chain.
+pub(crate) fn below_damage(inventory: &Inventory, disk: &Disk) -> String {
+    let named_head = inventory.told().is_some_and(|meta| meta.head == disk.name);
+    match inventory.remembered_parent().filter(|_| named_head) {
+        _ if disk.meta.is_denied() => RUN_AS_ROOT.to_owned(),
+        Some(below) => format!(
+            "another replica may be whole; volume.meta says that this head stands on snapshot {0}, which can be had with \
+             --at {0}",
+            short(below)
+        ),
+        None => "what is below this layer is not known: another replica may be whole, or a snapshot below it (--at)"
+            .to_owned(),
     }
 }
 

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::model::units::SECTOR_BYTES;
 use crate::replica::inventory::{Disk, Inventory};
+use crate::replica::source::is_lost;
 
 /// A head and a size that a person may choose, and what speaks for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct Proposal {
 /// A head's claim; the fields are in order of weight, and the greatest claim wins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Claim {
-    /// Its chain can be followed to the end.
+    /// Its chain can be followed to the end, and no layer of it has lost its data.
     chain_whole: bool,
     /// It is not also a snapshot. Taking one links the head's file under the snapshot's name, so that a head
     /// with two names is the old one.
@@ -39,8 +40,9 @@ struct Claim {
 impl Claim {
     fn of(inventory: &Inventory, head: &Disk) -> Self {
         let chain = inventory.chain_from(&head.name);
+        let mut layers = chain.layers.iter().filter_map(|name| inventory.disks.get(name));
         Claim {
-            chain_whole: chain.is_whole(),
+            chain_whole: chain.is_whole() && !layers.any(|layer| is_lost(inventory, layer)),
             only_a_head: inventory.twins(head).next().is_none(),
             written: !head.is_blank(),
             began: head.meta.good().and_then(|meta| meta.created.parse().ok()),
@@ -51,7 +53,7 @@ impl Claim {
     /// Why this claim is greater than the other one, which is `loser`'s.
     fn beats(&self, other: &Claim, loser: &str) -> String {
         if self.chain_whole != other.chain_whole {
-            format!("the chain of {loser} is broken")
+            format!("the chain of {loser} is broken, or lacks data")
         } else if self.only_a_head != other.only_a_head {
             format!("{loser} is the same file as a snapshot, so it is the old head")
         } else if self.written != other.written {
@@ -71,7 +73,7 @@ pub fn propose(inventory: &Inventory) -> Option<Proposal> {
     let mut claims: Vec<_> = inventory
         .heads()
         .filter(|head| head.meta.good().is_some())
-        .filter_map(|head| Some((Claim::of(inventory, head), head.image.filter(|i| i.regular)?, head)))
+        .filter_map(|head| Some((Claim::of(inventory, head), head.kept_image().filter(|i| i.regular)?, head)))
         .collect();
     claims.sort_by(|a, b| b.0.cmp(&a.0));
     let (claim, image, head) = claims.first()?;

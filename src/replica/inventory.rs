@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 
+use jiff::Timestamp;
+
 use crate::error::{Error, Result};
 use crate::format::json::Damage;
 use crate::format::layer_meta::{self, LayerMeta};
@@ -29,15 +31,29 @@ pub const MAX_HEADS: usize = 64;
 pub enum Doc<T> {
     /// It is not there.
     Absent,
-    /// It is there and cannot be read; the text is what the operating system says.
-    Unreadable(String),
+    /// It is there and cannot be read.
+    Unreadable(NotRead),
     /// It was read and cannot be used.
     Damaged(Damage),
     /// What it says.
     Good(T),
 }
 
+/// Why a file that is there cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotRead {
+    /// What the operating system says.
+    pub why: String,
+    /// Whether somebody else, usually root, may read it: nothing is wrong with the file then.
+    pub denied: bool,
+}
+
 impl<T> Doc<T> {
+    /// Whether it only takes another user to read it.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Doc::Unreadable(NotRead { denied: true, .. }))
+    }
+
     /// What it says, if it can be used.
     pub fn good(&self) -> Option<&T> {
         match self {
@@ -50,7 +66,7 @@ impl<T> Doc<T> {
     pub fn trouble(&self) -> Option<String> {
         match self {
             Doc::Absent => Some("is missing".into()),
-            Doc::Unreadable(why) => Some(format!("cannot be read ({why})")),
+            Doc::Unreadable(NotRead { why, .. }) => Some(format!("cannot be read ({why})")),
             Doc::Damaged(damage) => Some(damage.to_string()),
             Doc::Good(_) => None,
         }
@@ -90,6 +106,22 @@ impl Disk {
         self.image.is_some_and(|image| image.allocated_bytes == 0)
     }
 
+    /// Whether the image is there and has no bytes at all: no layer is made so and kept, but an engine makes such a file
+    /// in the place of one that it does not find.
+    pub fn is_emptied(&self) -> bool {
+        self.image.is_some_and(|image| image.regular && image.size_bytes == 0)
+    }
+
+    /// The image, if it is there and is more than an empty stand-in.
+    pub fn kept_image(&self) -> Option<FileStat> {
+        self.image.filter(|_| !self.is_emptied())
+    }
+
+    /// When a snapshot was taken, or a head began, in seconds.
+    pub fn taken(&self) -> Option<i64> {
+        self.meta.good()?.created.parse::<Timestamp>().ok().map(Timestamp::as_second)
+    }
+
     /// Whether its metadata says that it was deleted.
     pub fn is_removed(&self) -> bool {
         self.meta.good().is_some_and(|meta| meta.removed)
@@ -119,6 +151,7 @@ pub struct Inventory {
     pub files: Vec<(String, FileStat)>,
     children: HashMap<String, Vec<String>>,
     same_files: HashMap<FileId, Vec<String>>,
+    last_late_change: Option<i64>,
 }
 
 impl Inventory {
@@ -170,6 +203,22 @@ impl Inventory {
                 self.same_files.entry(image.id).or_default().push(disk.name.clone());
             }
         }
+        self.last_late_change = self.disks.values().filter_map(|disk| self.changed_late(disk)).max();
+    }
+
+    /// When a snapshot that is not removed was last changed, in seconds, if that was after another layer was put on top of
+    /// it.
+    fn changed_late(&self, disk: &Disk) -> Option<i64> {
+        let kept = disk.kept_image().filter(|_| disk.kind == DiskKind::Snapshot && !disk.is_removed());
+        let modified = kept?.modified.0;
+        let covered = self.children(&disk.name).filter_map(Disk::taken).min()?;
+        (modified > covered).then_some(modified)
+    }
+
+    /// The latest change, in seconds, of a snapshot that should not have changed any more: a purge folded it, or it was
+    /// copied without its times. `None` where all times are as they were.
+    pub fn last_late_change(&self) -> Option<i64> {
+        self.last_late_change
     }
 
     fn empty() -> Self {
@@ -185,6 +234,7 @@ impl Inventory {
             files: Vec::new(),
             children: HashMap::new(),
             same_files: HashMap::new(),
+            last_late_change: None,
         }
     }
 
@@ -197,6 +247,13 @@ impl Inventory {
     /// The layers that name `parent` as their parent, by name.
     pub fn children<'a>(&'a self, parent: &str) -> impl Iterator<Item = &'a Disk> {
         self.named(self.children.get(parent))
+    }
+
+    /// The layer below the head, as `volume.meta` remembers it for information only: where the head's own metadata is
+    /// lost, nothing else says so. `None` when nothing is there under that name.
+    pub fn remembered_parent(&self) -> Option<&str> {
+        let parent = self.told()?.parent.as_str();
+        self.disks.get(parent).filter(|disk| disk.meta.good().is_some()).map(|disk| disk.name.as_str())
     }
 
     /// The layers whose image is the same file as that of `disk`, itself excepted.
@@ -257,9 +314,12 @@ impl Reader<'_> {
                         layer_meta::parse(&bytes).map_or_else(Doc::Damaged, Doc::Good)
                     }
                     Err(NoBytes::TooLarge(size)) if size <= layer_meta::MAX_BYTES => {
-                        Doc::Unreadable(format!(
-                            "there are more than {META_BUDGET_BYTES} bytes of metadata in this directory"
-                        ))
+                        Doc::Unreadable(NotRead {
+                            why: format!(
+                                "there are more than {META_BUDGET_BYTES} bytes of metadata in this directory"
+                            ),
+                            denied: false,
+                        })
                     }
                     Err(why) => why.into(),
                 };
@@ -280,17 +340,23 @@ impl Reader<'_> {
 
     fn take_volume_meta(&mut self) {
         self.inventory.volume_meta = match read(self.dir, volume_meta::FILE_NAME, volume_meta::MAX_BYTES) {
-            Ok(bytes) => volume_meta::parse(&bytes).map_or_else(
-                |damage| {
-                    if damage == Damage::Truncated {
-                        self.inventory.salvaged = volume_meta::salvage(&bytes);
-                    }
-                    Doc::Damaged(damage)
-                },
-                Doc::Good,
-            ),
+            Ok(bytes) => volume_meta::parse(&bytes)
+                .map_or_else(|damage| Doc::Damaged(self.salvage_volume_meta(&bytes, damage)), Doc::Good),
             Err(why) => why.into(),
         };
+    }
+}
+
+impl Reader<'_> {
+    /// Keeps what a `volume.meta` that is cut off still says. After a power cut its end may be NUL bytes, for the engine as
+    /// bad as anything else, for us only cut off.
+    fn salvage_volume_meta(&mut self, bytes: &[u8], damage: Damage) -> Damage {
+        let written = bytes.iter().rposition(|&b| b != 0).map_or(&[][..], |last| &bytes[..=last]);
+        if volume_meta::parse(written) != Err(Damage::Truncated) {
+            return damage;
+        }
+        self.inventory.salvaged = volume_meta::salvage(written);
+        Damage::Truncated
     }
 }
 
@@ -318,7 +384,10 @@ impl<T> From<NoBytes> for Doc<T> {
     fn from(why: NoBytes) -> Self {
         match why {
             NoBytes::Absent => Doc::Absent,
-            NoBytes::Unreadable(e) => Doc::Unreadable(e.to_string()),
+            NoBytes::Unreadable(e) => Doc::Unreadable(NotRead {
+                denied: e.kind() == io::ErrorKind::PermissionDenied,
+                why: e.to_string(),
+            }),
             NoBytes::TooLarge(size_bytes) => Doc::Damaged(Damage::TooLarge { size_bytes }),
         }
     }

@@ -4,7 +4,7 @@ use crate::format::names::snapshot_name;
 use crate::model::chain::Chain;
 use crate::model::evidence::{ChainState, VolumeState};
 use crate::replica::inventory::Doc;
-use crate::replica::source::{SourceOptions, is_dispensable};
+use crate::replica::source::{SourceOptions, is_lost};
 use crate::replica::{ReplicaDir, head};
 
 /// What may be expected of a replica.
@@ -77,9 +77,9 @@ impl ReplicaDir {
         if let Some(fault) = &chain.fault {
             return Some(fault.to_string());
         }
-        let disks = chain.layers.iter().filter_map(|name| self.inventory().disks.get(name));
-        disks.filter(|disk| !disk.image.is_some_and(|image| image.regular)).find_map(|disk| {
-            let gone = disk.image.is_some() || !is_dispensable(self.inventory(), disk);
+        let mut disks = chain.layers.iter().filter_map(|name| self.inventory().disks.get(name));
+        disks.find_map(|disk| {
+            let gone = disk.image.is_some_and(|image| !image.regular) || is_lost(self.inventory(), disk);
             let name =
                 snapshot_name(&disk.name).map_or("the head".to_owned(), |name| format!("snapshot {name}"));
             gone.then(|| format!("broken chain: the data of {name} is missing"))

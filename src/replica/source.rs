@@ -7,7 +7,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
@@ -231,25 +230,56 @@ impl ReplicaDir {
         match disk.image {
             Some(image) if !image.regular => Err(missing("the layer is not a regular file")
                 .with_hint("links are not followed: name the directory that holds the files themselves")),
-            Some(_) => {
+            Some(_) if !is_lost(self.inventory(), disk) => {
                 let image = self.open_image(name)?;
                 info.stat =
                     Some(FileStat::of(image.file()).map_err(|e| cannot_look(&self.path().join(name), e))?);
                 Ok((info, Box::new(image)))
             }
             None if is_dispensable(self.inventory(), disk) => Ok((info, Box::new(Blank::new(name)))),
-            None if info.kind == LayerKind::Head => {
-                let below = disk.meta.good().map_or("", |meta| meta.parent.as_str());
-                Err(missing("the head's data is missing").with_hint(format!(
-                    "do not let the engine open this replica: it would make an empty head and serve old data; try \
-                     another replica, or the last snapshot: --at {}",
-                    if below.is_empty() { "NAME" } else { short(below) }
-                )))
-            }
-            None => Err(missing("the layer's data is missing")
-                .with_hint("another replica may have it; what is below it can be had with --at")),
+            lost => Err(self.lost_layer(disk, lost.is_some())),
         }
     }
+
+    /// A layer whose image is not there, or was made anew by an engine, which leaves it empty.
+    fn lost_layer(&self, disk: &Disk, emptied: bool) -> Error {
+        let below = disk.meta.good().map_or("", |meta| meta.parent.as_str());
+        let head = disk.kind == DiskKind::Head;
+        let what = match (head, emptied) {
+            (true, false) => "the head's data is missing",
+            (true, true) => "the head's file is empty: an engine made it anew in the place of a lost one",
+            (false, false) => "the layer's data is missing",
+            (false, true) => "the layer's file is empty: an engine made it anew in the place of a lost one",
+        };
+        let error = Error::source(what).with_path(self.path()).in_layer(&disk.name);
+        let at = if below.is_empty() { "NAME" } else { short(below) };
+        if head {
+            return error.with_hint(format!(
+                "do not let the engine open this replica: it serves old data as new; try another replica, or the last \
+                 snapshot: --at {at}"
+            ));
+        }
+        let error = match below {
+            "" => error.with_hint("another replica may have it"),
+            _ => error.with_hint(format!(
+                "another replica may have it; what is below it can be had with --at {at}"
+            )),
+        };
+        let parent = self.inventory().disks.get(below).filter(|parent| parent.is_removed());
+        match parent {
+            Some(parent) => error.and(&format!(
+                "a purge may have folded it into {}, but the times of the files do not show that, as when nothing was \
+                 written in its time, or when they were copied without their times",
+                short(&parent.name)
+            )),
+            None => error,
+        }
+    }
+}
+
+/// Whether a layer's image is not there, or is an empty one that an engine made in its place, and that is a loss.
+pub(crate) fn is_lost(inventory: &Inventory, disk: &Disk) -> bool {
+    disk.kept_image().is_none() && !is_dispensable(inventory, disk)
 }
 
 /// Whether a missing image is no loss, because a purge was cut short (longhorn-engine `pkg/replica/replica.go`).
@@ -262,15 +292,20 @@ pub(crate) fn is_dispensable(inventory: &Inventory, disk: &Disk) -> bool {
     disk.kind == DiskKind::Snapshot && (folded_into(inventory, disk).is_some() || purged)
 }
 
-/// The Removed parent that a purge has folded a layer into whose image is missing, if that is what happened: a parent
-/// with several children is never folded, and one that has not changed since the layer was taken has not been.
+/// The Removed parent that a purge has folded a layer into whose image is missing or was made anew, if that is what
+/// happened: a parent with several children is never folded, and one that has not changed since the layer was taken
+/// has not been. Where other snapshots seem to have changed, too, since they were taken, as in a copy that has not kept
+/// the times, it must be the last one that did, and no earlier than its metadata, in which it was marked as Removed before.
 pub(crate) fn folded_into<'a>(inventory: &'a Inventory, disk: &Disk) -> Option<&'a Disk> {
     let meta = disk.meta.good()?;
     let parent = inventory.disks.get(&meta.parent).filter(|p| p.is_removed())?;
-    let modified = parent.image?.modified.0;
-    let taken = meta.created.parse::<Timestamp>().ok();
+    let image = parent.kept_image()?;
+    let modified = image.modified.0;
     let only_child = inventory.children(&parent.name).nth(1).is_none();
-    (only_child && taken.is_none_or(|taken| modified >= taken.as_second())).then_some(parent)
+    let since = disk.taken().is_none_or(|taken| modified >= taken);
+    let after_mark = parent.meta_file.is_none_or(|meta| image.modified >= meta.modified);
+    let last = inventory.last_late_change().is_none_or(|late| modified > late && after_mark);
+    (only_child && since && last).then_some(parent)
 }
 
 fn unrecorded_backing(path: &Path) -> Finding {

@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,9 @@ use crate::sys::sparse;
 
 /// What a run that may not overwrite says.
 const FORCE_HINT: &str = "choose another name, or overwrite it with --force";
+
+/// What to do about a name that no directory takes.
+const NAME_TOO_LONG: &str = "choose a shorter name: it has at most 255 bytes, and .partial is added to it until the output is finished";
 
 /// The magic number of FAT (linux/magic.h), and its largest file.
 const FAT_MAGIC: FsType = FsType(0x4d44);
@@ -67,9 +71,7 @@ impl OutputFile {
         source: &SourceIdentity,
     ) -> Result<Self> {
         let path = resolve(path)?;
-        let mut name = path.file_name().map(OsString::from).unwrap_or_default();
-        name.push(".partial");
-        let partial = path.with_file_name(name);
+        let partial = partial_name(&path);
         refuse_source(&path, source)?;
         if source.is_at(&partial) {
             return Err(Error::refused(
@@ -266,6 +268,29 @@ impl Sink for OutputFile {
     }
 }
 
+/// Whether two outputs would get in each other's way: one is the other, or has the name that the other has until it is
+/// finished.
+pub fn collide(one: &Path, other: &Path) -> bool {
+    let (Some(one), Some(other)) = (names_taken(one), names_taken(other)) else { return false };
+    one.iter().any(|name| other.contains(name))
+}
+
+/// The final and the temporary name of an output, whichever way its directory is named.
+fn names_taken(path: &Path) -> Option<[PathBuf; 2]> {
+    let path = resolve(path).ok()?;
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let path = fs::canonicalize(parent).ok()?.join(path.file_name()?);
+    let partial = partial_name(&path);
+    Some([path, partial])
+}
+
+/// The name that an output has until it is finished.
+fn partial_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().map(OsString::from).unwrap_or_default();
+    name.push(".partial");
+    path.with_file_name(name)
+}
+
 /// The file that `path` means: through symbolic links, so that a link to another disk is honoured.
 fn resolve(path: &Path) -> Result<PathBuf> {
     let fail = |e| Error::output("cannot use the output path").with_path(path).caused_by(e);
@@ -277,9 +302,23 @@ fn resolve(path: &Path) -> Result<PathBuf> {
             Err(Error::usage("the output is a directory").with_path(path).with_hint("name a file in it"))
         }
         Ok(_) => Ok(path.to_path_buf()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && names_directory(path) => {
+            Err(Error::usage("the output is named as a directory, and there is none")
+                .with_path(path)
+                .with_hint("name a file, without a slash at the end"))
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound && path.file_name().is_some() => Ok(path.to_path_buf()),
+        Err(e) if e.raw_os_error() == Some(Errno::ENAMETOOLONG as i32) => {
+            Err(fail(e).with_hint(NAME_TOO_LONG))
+        }
         Err(e) => Err(fail(e)),
     }
+}
+
+/// Whether a path ends in `/` or `/.`, which only a directory can, and which is not seen in its components.
+fn names_directory(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    bytes.ends_with(b"/") || bytes.ends_with(b"/.")
 }
 
 /// Refuses an output that is a part of the source, or inside it.
@@ -327,7 +366,10 @@ fn lock_new(partial: &Path) -> Result<Flock<File>> {
             },
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => remove_leftover(partial)?,
             Err(e) => {
-                let hint = "the directory must exist, and be writable";
+                let hint = match e.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::ENAMETOOLONG) => NAME_TOO_LONG,
+                    _ => "the directory must exist, and be writable",
+                };
                 return Err(fail("cannot create the output", e).with_hint(hint));
             }
         }

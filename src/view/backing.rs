@@ -30,6 +30,10 @@ const FOREIGN: &[(usize, &[u8], &str)] = &[
     (0, b"WithouFreSpacExt", "Parallels"),
 ];
 
+/// What to do about a file of a size that no backing image has.
+const CUT_SHORT: &str =
+    "the file was probably cut short: take it from another node, or from where it was downloaded";
+
 /// How much of the file's beginning the magic numbers need.
 const BEGINNING_BYTES: usize = 68;
 
@@ -40,17 +44,25 @@ const BEGINNING_BYTES: usize = 68;
 /// qcow2 image that is damaged or needs another file.
 pub fn open_backing(name: String, file: File) -> Result<Box<dyn LayerImage>> {
     let image = open("backing image", name, file).map_err(|e| {
-        e.and("is it the right file? if so, a copy made with `qemu-img convert -O raw` can be named with --backing-file")
+        let converts = e.hint().is_some_and(|hint| hint.contains("qemu-img convert"));
+        e.and(if converts {
+            "name that copy with --backing-file, if this is the right file at all"
+        } else {
+            "is it the right file? if so, a copy made with `qemu-img convert -O raw` can be named with --backing-file"
+        })
     })?;
+    if image.size_bytes() == 0 {
+        return Err(Error::source("backing image of no bytes at all")
+            .in_layer(image.name())
+            .with_hint(CUT_SHORT));
+    }
     if !image.size_bytes().is_multiple_of(SIZE_UNIT_BYTES) {
         return Err(Error::source(format!(
             "backing image of {} bytes, which is no multiple of {SIZE_UNIT_BYTES}",
             image.size_bytes()
         ))
         .in_layer(image.name())
-        .with_hint(
-            "the file was probably cut short: take it from another node, or from where it was downloaded",
-        ));
+        .with_hint(CUT_SHORT));
     }
     Ok(image)
 }

@@ -254,9 +254,16 @@ impl Merge<'_> {
         }
         // That may have taken hours.
         sink.target().recheck()?;
-        let receipt = self.copy(&sink, &[]).map_err(|e| {
-            e.and("the device holds an incomplete image now: run the merge again, with --overwrite")
+        let done = self.fill_device(path, &mut sink).map_err(|e| {
+            e.and("what the device holds now is not to be used: run the merge again, with --overwrite")
         })?;
+        Ok(Done { findings, ..done })
+    }
+
+    /// Writes to a device. There is no name that could be withheld from it: after an error, it holds a part of the image, or
+    /// a mix.
+    fn fill_device(&self, path: &Path, sink: &mut DeviceSink) -> Result<Done> {
+        let receipt = self.copy(&*sink, &[])?;
         self.run.event(Event::Phase { name: "syncing", total_bytes: None });
         if self.options.sync {
             sink.finish()?;
@@ -267,7 +274,6 @@ impl Merge<'_> {
             verification: self.verify(&receipt, path)?,
             digest: self.digest(path)?,
             copied_bytes: receipt.copied_bytes,
-            findings,
             ..Done::default()
         };
         self.source.recheck()?;

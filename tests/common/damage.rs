@@ -198,6 +198,24 @@ pub const ALL: &[Damage] = &[
         let size = fs::metadata(v.path(v.head())).expect("head").len();
         v.write("volume.meta", format!(r#"{{"Size":{size},"Rebuilding":true,"Head":"{}","Dir"#, v.head()))
     }),
+    damage("layer data missing in a copy without its times", "layer-data-missing", Opens::No, |v| {
+        // What other snapshots say changed later, too, so nothing says that a purge changed the parent.
+        v.edit_layer(v.lowest(), json!({"Removed": true}));
+        v.remove(v.middle());
+        let (old, older) = ("2001-01-02T00:00:00Z", "2001-01-01T00:00:00Z");
+        v.add_branch("y", &json!({"Name": "n", "Parent": "volume-snap-x.img", "Created": old}).to_string());
+        v.add_branch("x", &json!({"Name": "n", "Parent": "", "Created": older}).to_string());
+        v.write("volume-snap-x.img", "copied just now")
+    }),
+    damage("head made anew by an engine", "head-data-empty", Opens::No, |v| v.write(v.head(), "")),
+    damage("layer made anew by an engine", "layer-data-empty", Opens::No, |v| v.write(v.middle(), "")),
+    damage("lowest layer made anew by an engine", "layer-data-empty", Opens::No, |v| v.write(v.lowest(), "")),
+    damage("layer cut short", "layer-cut-short", Opens::Yes, |v| {
+        v.open(v.middle()).set_len(4096).expect("truncate")
+    }),
+    damage("half rebuilt, and the flag is lost", "chain-ends-early", Opens::Yes, |v| {
+        v.edit_layer(v.middle(), json!({"Parent": ""}))
+    }),
     damage("branch data missing", "branch-data-missing", Opens::Yes, |v| {
         v.add_branch("b", &json!({"Name": "volume-head-001.img", "Parent": v.lowest()}).to_string());
         v.remove("volume-snap-b.img")
@@ -283,6 +301,22 @@ pub const ALL: &[Damage] = &[
             json!({"BackingFilePath": "/host/var/lib/longhorn/backing-images/other-12345678/backing"}),
         );
     }),
+    damage("backing image without data", "backing-blank", Opens::Yes, |v| {
+        let images = v.dir.join("../backing-images/blank-12345678");
+        fs::create_dir_all(&images).expect("directory");
+        File::create(images.join("backing")).and_then(|f| f.set_len(1 << 20)).expect("backing image");
+        v.edit_volume(
+            json!({"BackingFilePath": "/host/var/lib/longhorn/backing-images/blank-12345678/backing"}),
+        );
+    }),
+    damage("backing image of no bytes", "unreadable", Opens::No, |v| {
+        let images = v.dir.join("../backing-images/gone-12345678");
+        fs::create_dir_all(&images).expect("directory");
+        File::create(images.join("backing")).expect("backing image");
+        v.edit_volume(
+            json!({"BackingFilePath": "/host/var/lib/longhorn/backing-images/gone-12345678/backing"}),
+        );
+    }),
     damage("backing image elsewhere", "backing-missing", Opens::No, |v| {
         v.edit_volume(json!({"BackingFilePath": "/x/backing-images/../../etc/passwd"}))
     }),
@@ -327,5 +361,66 @@ pub const ALL: &[Damage] = &[
     }),
     damage("preallocated above data", "unwritten-hides-data", Opens::Yes, |v| {
         v.preallocate(v.head(), 0, 16_777_216)
+    }),
+];
+
+/// Makes a blank head that stands on `parent` and began last.
+fn add_new_head(v: &Victim, parent: &str) {
+    let size = fs::metadata(v.path(v.head())).expect("head").len();
+    File::create(v.path(NEW_HEAD)).and_then(|file| file.set_len(size)).expect("new head");
+    let meta = json!({"Name": NEW_HEAD, "Parent": parent, "Created": "2099-01-01T00:00:00Z"});
+    v.write(&format!("{NEW_HEAD}.meta"), meta.to_string());
+}
+
+const NEW_HEAD: &str = "volume-head-009.img";
+
+/// States that a dying engine leaves and no fixture has, some of them copied since by a tool that breaks links. They need
+/// nobody: the content is right.
+pub const CRASHES: &[Damage] = &[
+    damage("a purge of two removed snapshots, linked", "purge-cut-short", Opens::Yes, |v| {
+        v.edit_layer(v.lowest(), json!({"Removed": true}));
+        v.edit_layer(v.middle(), json!({"Removed": true}));
+        v.remove(v.middle());
+        fs::hard_link(v.path(v.lowest()), v.path(v.middle())).expect("link")
+    }),
+    damage("a purge of two removed snapshots, rewritten", "purge-cut-short", Opens::Yes, |v| {
+        v.edit_layer(v.lowest(), json!({"Removed": true}));
+        v.edit_layer(v.middle(), json!({"Removed": true, "Parent": ""}));
+        v.remove(v.middle());
+        fs::hard_link(v.path(v.lowest()), v.path(v.middle())).expect("link")
+    }),
+    damage("a folded snapshot, made anew by an engine", "purge-cut-short", Opens::Yes, |v| {
+        v.edit_layer(v.lowest(), json!({"Removed": true}));
+        v.write(v.middle(), "")
+    }),
+    damage("a snapshot, its link lost", "snapshot-cut-short", Opens::Yes, |v| {
+        fs::copy(v.path(v.head()), v.path("volume-snap-new.img")).expect("copy");
+        fs::copy(v.meta_path(v.head()), v.meta_path("volume-snap-new.img")).expect("copy");
+        add_new_head(v, "volume-snap-new.img");
+        v.edit_volume(json!({"Head": NEW_HEAD}))
+    }),
+    damage("a snapshot before volume.meta, its link lost", "snapshot-cut-short", Opens::Yes, |v| {
+        fs::copy(v.path(v.head()), v.path("volume-snap-new.img")).expect("copy");
+        fs::copy(v.meta_path(v.head()), v.meta_path("volume-snap-new.img")).expect("copy");
+        add_new_head(v, "volume-snap-new.img")
+    }),
+    damage("a snapshot without metadata, its link lost", "snapshot-cut-short", Opens::Yes, |v| {
+        fs::copy(v.path(v.head()), v.path("volume-snap-new.img")).expect("copy");
+        add_new_head(v, "volume-snap-new.img")
+    }),
+    damage("a restore, reverted to", "revert-cut-short", Opens::Yes, |v| {
+        let size = fs::metadata(v.path(v.head())).expect("head").len();
+        for layer in [v.middle(), v.lowest()] {
+            v.remove(layer);
+            v.remove(&format!("{layer}.meta"));
+        }
+        v.write(v.head(), "");
+        v.open(v.head()).set_len(size).expect("truncate");
+        v.edit_layer(v.head(), json!({"Parent": ""}));
+        v.write("volume-snap-backup.img", "restored");
+        v.open("volume-snap-backup.img").set_len(size).expect("truncate");
+        v.write("volume-snap-backup.img.meta", r#"{"Parent":""}"#);
+        add_new_head(v, "volume-snap-backup.img");
+        v.edit_volume(json!({"Head": NEW_HEAD}))
     }),
 ];

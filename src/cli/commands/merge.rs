@@ -1,6 +1,6 @@
 //! `lhrecover merge`: a replica directory in, an image out.
 
-use std::fs;
+use std::fs::{self, FileType};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::replica::ReplicaDir;
 use crate::report::merge as report;
-use crate::sink::file::FileOptions;
+use crate::sink::file::{FileOptions, collide};
+use crate::sys::process::allow_many_files;
 use crate::workflow::merge::{MergeOptions, Output, Sparse, merge};
 
 /// Arguments of `merge`.
@@ -97,6 +98,8 @@ pub fn run(args: Args, ui: &Ui) -> Result<Outcome> {
     check_usage(&args, ui, to_stdout)?;
     let cancel = cancel_on_signals()?;
     let run = Run { observer: ui, cancel: &cancel };
+    // Each layer is an open file, and a chain has up to 250.
+    allow_many_files();
     let replica = ReplicaDir::open(&args.replica_dir)?;
     let manifest = args.manifest.as_deref().map(|path| args.manifest_file(path, &replica)).transpose()?;
     let options = args.options();
@@ -105,6 +108,7 @@ pub fn run(args: Args, ui: &Ui) -> Result<Outcome> {
         exit_when_stuck(&cancel, manifest.as_ref().map(|manifest| manifest.partial_path().to_path_buf()));
         merge(&replica, &options, Output::Stream(&mut out), &run)?
     } else if is_device(&args.output) {
+        args.say_what_a_device_ignores(ui);
         merge(&replica, &options, Output::Device(args.output.clone(), args.device.leave()), &run)?
     } else {
         merge(&replica, &options, Output::File(args.output.clone()), &run)?
@@ -133,6 +137,15 @@ impl Args {
         ReportFile::create(path, &replica.identity(), options)
     }
 
+    fn say_what_a_device_ignores(&self, ui: &Ui) {
+        if self.sparse != SparseArg::Auto {
+            ui.note("note: --sparse is for files: a device has no holes, and gets zeros where no layer has data\n");
+        }
+        if self.force {
+            ui.note("note: --force is for files: what gives leave to write over a device is --overwrite\n");
+        }
+    }
+
     fn options(&self) -> MergeOptions {
         MergeOptions {
             source: self.source.options(),
@@ -159,8 +172,21 @@ impl Args {
 }
 
 fn check_usage(args: &Args, ui: &Ui, to_stdout: bool) -> Result<()> {
+    if let Some(manifest) = &args.manifest {
+        if manifest == Path::new("-") {
+            return Err(Error::usage("the manifest is a file, and cannot go to standard output")
+                .with_hint("--json prints the same there; for a file of this name: --manifest ./-"));
+        }
+        if !to_stdout && collide(manifest, &args.output) {
+            return Err(Error::usage(
+                "the manifest and the image would have the same name, at the end or on the way",
+            )
+            .with_path(manifest)
+            .with_hint("choose another name for the manifest, which does not end in .partial"));
+        }
+    }
     if !to_stdout {
-        return Ok(());
+        return refuse_stream(&args.output);
     }
     if ui.json {
         return Err(Error::usage("--json and an image cannot both go to standard output")
@@ -171,6 +197,19 @@ fn check_usage(args: &Args, ui: &Ui, to_stdout: bool) -> Result<()> {
             .with_hint("take a digest instead (--digest blake3), and compare it where the stream ends"));
     }
     Ok(())
+}
+
+/// Refuses an output that can only be written from its beginning to its end, by another name than `-`.
+fn refuse_stream(output: &Path) -> Result<()> {
+    let written_in_order = |kind: FileType| kind.is_fifo() || kind.is_char_device() || kind.is_socket();
+    match fs::metadata(output) {
+        Ok(m) if written_in_order(m.file_type()) => {
+            Err(Error::usage("the output is a pipe or a character device, which takes only a stream")
+                .with_path(output)
+                .with_hint("name - as the output, and redirect standard output to it"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether the output is for the device guard: a block device, or anything else under `/dev`, where a name that is

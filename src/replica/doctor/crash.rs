@@ -27,18 +27,19 @@ fn purge(inventory: &Inventory, disk: &Disk) -> Option<Finding> {
     let cut =
         |what: String, meaning: &str| Some(Finding::new(Code::PurgeCutShort, what, meaning).on(&disk.name));
     let name = short(&disk.name);
-    match (&disk.image, &disk.meta) {
+    match (&disk.kept_image(), &disk.meta) {
         (None, Doc::Good(meta)) => {
             if let Some(parent) = folded_into(inventory, disk) {
                 let into = short(&parent.name);
                 return cut(
                     format!(
-                        "a purge was cut short after it folded snapshot {name} into {into}, with {name}'s file gone"
+                        "a purge was cut short after it folded snapshot {name} into {into}, with {name}'s file {}",
+                        if disk.is_emptied() { "gone and made anew, empty" } else { "gone" }
                     ),
                     RIGHT,
                 );
             }
-            if !meta.removed || inventory.children(&disk.name).next().is_some() {
+            if !meta.removed || disk.image.is_some() || inventory.children(&disk.name).next().is_some() {
                 return None;
             }
             cut(
@@ -48,12 +49,12 @@ fn purge(inventory: &Inventory, disk: &Disk) -> Option<Finding> {
                 "the snapshot is gone, as it should be; the content is right",
             )
         }
-        (None, Doc::Absent) if disk.has_checksum => cut(
+        (None, Doc::Absent) if disk.has_checksum && disk.image.is_none() => cut(
             format!("a purge was cut short at its last step: only the checksum of snapshot {name} is left"),
             "the snapshot is gone, as it should be; the content is right",
         ),
-        (Some(_), Doc::Good(meta)) if !meta.removed => {
-            let folded = inventory.twins(disk).find(|twin| twin.is_removed())?;
+        (Some(_), Doc::Good(meta)) => {
+            let folded = inventory.twins(disk).find(|twin| is_folded(inventory, disk, twin))?;
             let before = if meta.parent == folded.name {
                 "before its metadata was rewritten"
             } else {
@@ -72,13 +73,31 @@ fn purge(inventory: &Inventory, disk: &Disk) -> Option<Finding> {
     }
 }
 
+/// Whether a purge folded `child` into `parent`, which is Removed, and has linked its file under the child's name: the child
+/// stands on it, or, once its metadata is rewritten, on what that stands on. The child may be Removed as well.
+fn is_folded(inventory: &Inventory, child: &Disk, parent: &Disk) -> bool {
+    let (Some(upper), Some(lower)) = (child.meta.good(), parent.meta.good()) else { return false };
+    let alone = || inventory.children(&parent.name).next().is_none();
+    lower.removed
+        && (upper.parent == parent.name
+            || upper.parent == lower.parent && is_upper(inventory, child) && alone())
+}
+
+/// Whether a layer is not the one of a purged pair that is about to go.
+fn is_upper(inventory: &Inventory, disk: &Disk) -> bool {
+    !disk.is_removed() || inventory.children(&disk.name).next().is_some()
+}
+
 /// One file under several names.
 fn shared(inventory: &Inventory, names: &[String]) -> Finding {
     let disks: Vec<&Disk> = names.iter().filter_map(|name| inventory.disks.get(name)).collect();
     let heads = disks.iter().filter(|disk| disk.kind == DiskKind::Head).count();
-    let removed = disks.iter().filter(|disk| disk.is_removed()).count();
+    let purged = match disks[..] {
+        [a, b] => is_folded(inventory, a, b) || is_folded(inventory, b, a),
+        _ => false,
+    };
     let what = format!("{} are one file", names_of(names));
-    let finding = if disks.len() == 2 && (heads == 1 || removed == 1) {
+    let finding = if purged || disks.len() == 2 && heads == 1 {
         Finding::new(
             Code::SameFile,
             what,

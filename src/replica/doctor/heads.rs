@@ -51,10 +51,13 @@ impl Operation {
     }
 }
 
-/// What there is to say of the heads beside `head`, the one that counts.
-pub(super) fn examine(inventory: &Inventory, head: &Disk) -> Vec<Finding> {
+/// What there is to say of the heads beside `head`, the one that counts: that which `volume.meta` names, whichever is looked
+/// at; where it names none, the one that is looked at.
+pub(super) fn examine(inventory: &Inventory, looked_at: &Disk) -> Vec<Finding> {
+    let named = inventory.volume_meta.good().and_then(|meta| inventory.disks.get(&meta.head));
+    let head = named.unwrap_or(looked_at);
     let others = inventory.heads().filter(|other| other.name != head.name);
-    others.filter_map(|other| Heads { inventory, head, other }.judge()).collect()
+    others.filter_map(|other| Heads { inventory, head, other, named: named.is_some() }.judge()).collect()
 }
 
 /// The head that counts and another one.
@@ -62,6 +65,8 @@ struct Heads<'a> {
     inventory: &'a Inventory,
     head: &'a Disk,
     other: &'a Disk,
+    /// Whether `volume.meta` names the head that counts.
+    named: bool,
 }
 
 impl Heads<'_> {
@@ -81,10 +86,19 @@ impl Heads<'_> {
             let operation = Operation::that_took(&snapshot.name, Some(snapshot));
             return self.old_head_is_left(operation, Some(snapshot));
         }
+        // Where a copy has broken the links, the metadata still says which head a snapshot was.
+        if let Some(snapshot) = self.taken_from(parent_of(head), other) {
+            return self
+                .old_head_is_left(Operation::that_took(&snapshot.name, Some(snapshot)), Some(snapshot));
+        }
         let parent = parent_of(other);
         let below = inventory.disks.get(parent);
-        let stands_on_head = below.is_some_and(|below| below.is_same_image(head));
-        if below.is_none_or(|below| below.image.is_none() && below.meta.good().is_none()) || stands_on_head {
+        let stands_on_head =
+            below.is_some_and(|below| below.is_same_image(head)) || self.taken_from(parent, head).is_some();
+        let in_the_making =
+            |below: &Disk| below.meta.good().is_none() && (below.image.is_none() || other.is_blank());
+        // A head that stands on nothing is a volume's first one, or empty and waits for a restore.
+        if !parent.is_empty() && below.is_none_or(in_the_making) || stands_on_head {
             // The new head's snapshot was not taken yet, or is a link to the head that still counts.
             return match other.is_blank() {
                 true => self.new_head_is_left(Operation::that_took(parent, below)),
@@ -96,10 +110,19 @@ impl Heads<'_> {
         match (began(other), began(head)) {
             _ if !other.is_blank() && stands_deep() => self.newer_head_has_data(),
             (Some(theirs), Some(ours)) if theirs < ours => self.old_head_is_left(Operation::Revert, None),
+            _ if other.is_blank() && parent.is_empty() => self.old_head_is_left(Operation::Revert, None),
             _ if other.is_blank() => self.new_head_is_left(Operation::Revert),
             (Some(theirs), Some(ours)) if theirs > ours => self.newer_head_has_data(),
             _ => self.undecided(),
         }
+    }
+
+    /// The snapshot of this name, if its metadata says that it was taken from `head`.
+    fn taken_from(&self, snapshot: &str, head: &Disk) -> Option<&Disk> {
+        self.inventory.disks.get(snapshot).filter(|snapshot| {
+            let named = snapshot.meta.good().is_some_and(|meta| meta.name == head.name);
+            named && parent_of(snapshot) == parent_of(head)
+        })
     }
 
     fn is_file_of_head(&self, layer: &str) -> bool {
@@ -151,12 +174,23 @@ impl Heads<'_> {
                 operation.code(),
                 what,
                 format!(
-                    "the old head and snapshot {} are one file, which counts once; the content is right",
-                    short(&snapshot.name)
+                    "the old head and snapshot {} {}; the content is right",
+                    short(&snapshot.name),
+                    if snapshot.is_same_image(self.other) {
+                        "are one file, which counts once"
+                    } else {
+                        "were one file, until a copy made two of it"
+                    }
                 ),
             )
             .on(other)
             .on(&snapshot.name),
+            None if self.other.is_blank() => Finding::new(
+                operation.code(),
+                what,
+                "the volume is as after the revert, and the content is right; nothing was ever written to the old head",
+            )
+            .on(other),
             None => Finding::new(
                 operation.code(),
                 what,
@@ -171,11 +205,7 @@ impl Heads<'_> {
     /// Death between removing the old head's data and its metadata.
     fn old_head_without_data(&self) -> Finding {
         let other = &self.other.name;
-        let snapshot = self.inventory.disks.get(parent_of(self.head));
-        let took = snapshot.filter(|snapshot| {
-            let named = snapshot.meta.good().is_some_and(|meta| meta.name == *other);
-            named && parent_of(snapshot) == parent_of(self.other)
-        });
+        let took = self.taken_from(parent_of(self.head), self.other);
         let operation = took.map_or(Operation::Revert, |s| Operation::that_took(&s.name, Some(s)));
         let meaning = match operation {
             Operation::Revert => "the volume is as after the revert, and the content is right",
@@ -196,9 +226,14 @@ impl Heads<'_> {
         let (head, other) = (&self.head.name, &self.other.name);
         Finding::new(
             Code::StaleVolumeMeta,
-            format!("{other} is newer than {head}, which volume.meta names, and holds data"),
-            "the last change of volume.meta was probably lost in a power cut: what was written since the last \
-             snapshot is then in the newer head, and is missing from this state",
+            match self.named {
+                true => format!("{other} is newer than {head}, which volume.meta names, and holds data"),
+                false => format!("{other} is newer than {head}, and holds data"),
+            },
+            format!(
+                "the last change of volume.meta was probably lost in a power cut: what was written since the last \
+                 snapshot is then in the newer head, and is missing from the state at {head}"
+            ),
         )
         .on(head)
         .on(other)
@@ -210,7 +245,10 @@ impl Heads<'_> {
         Finding::new(
             Code::TwoHeads,
             format!("{other} holds data too, and nothing tells whether it is older than {head}"),
-            "one of them is a leftover; volume.meta is believed",
+            match self.named {
+                true => "one of them is a leftover; volume.meta is believed",
+                false => "one of them is a leftover",
+            },
         )
         .on(head)
         .on(other)

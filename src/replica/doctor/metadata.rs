@@ -6,7 +6,7 @@ use crate::format::{copy, revision, volume_meta};
 use crate::model::chain::Chain;
 use crate::model::finding::{Code, Finding};
 use crate::model::units::SECTOR_BYTES;
-use crate::replica::decide::judge_size;
+use crate::replica::decide::{RUN_AS_ROOT, below_damage, judge_size};
 use crate::replica::doctor::{names_of, on_all};
 use crate::replica::head;
 use crate::replica::inventory::{Disk, Doc, Inventory};
@@ -18,7 +18,7 @@ pub(super) fn examine(inventory: &Inventory, chain: &Chain) -> Vec<Finding> {
         damaged => findings.push(no_volume_meta(inventory, damaged)),
     }
     for disk in inventory.disks.values() {
-        layer(disk, chain, &mut findings);
+        layer(inventory, disk, chain, &mut findings);
     }
     findings.extend(revision_counter(&inventory.revision));
     findings.extend(leftovers(inventory));
@@ -33,6 +33,9 @@ fn no_volume_meta(inventory: &Inventory, doc: &Doc<VolumeMeta>) -> Finding {
         Doc::Damaged(Damage::Nul) => Code::VolumeMetaNul,
         Doc::Damaged(_) | Doc::Unreadable(_) | Doc::Good(_) => Code::VolumeMetaForeign,
     };
+    if doc.is_denied() {
+        return denied(code, volume_meta::FILE_NAME, doc);
+    }
     let engine = match code {
         Code::VolumeMetaMissing | Code::VolumeMetaEmpty => {
             "the engine would guess: the first head by name, and no rebuild under way"
@@ -55,6 +58,12 @@ fn no_volume_meta(inventory: &Inventory, doc: &Doc<VolumeMeta>) -> Finding {
         )),
         None => finding.advise("use another replica: this one has no head with data and metadata"),
     }
+}
+
+/// A metadata file that only another user may read.
+fn denied<T>(code: Code, file: &str, doc: &Doc<T>) -> Finding {
+    let what = format!("{file} {}", doc.trouble().unwrap_or_default());
+    Finding::new(code, what, "what it says is not known to this user").on(file).advise(RUN_AS_ROOT)
 }
 
 fn volume(inventory: &Inventory, meta: &VolumeMeta, findings: &mut Vec<Finding>) {
@@ -151,7 +160,7 @@ fn quirks(file: &str, quirks: &Quirks) -> Vec<Finding> {
     findings.into_iter().map(|finding| finding.on(file)).collect()
 }
 
-fn layer(disk: &Disk, chain: &Chain, findings: &mut Vec<Finding>) {
+fn layer(inventory: &Inventory, disk: &Disk, chain: &Chain, findings: &mut Vec<Finding>) {
     let file = disk.meta_name();
     match &disk.meta {
         Doc::Good(meta) => {
@@ -176,7 +185,9 @@ fn layer(disk: &Disk, chain: &Chain, findings: &mut Vec<Finding>) {
                     format!("{file} {trouble}"),
                     "what is below this layer is not known, so the state on top of it cannot be put together",
                 )
-                .advise("use another replica; snapshots below it can be had with --at")
+                .advise(below_damage(inventory, disk))
+            } else if damaged.is_denied() {
+                denied(Code::StrayMetaDamaged, &file, damaged)
             } else {
                 Finding::new(
                     Code::StrayMetaDamaged,
@@ -184,7 +195,10 @@ fn layer(disk: &Disk, chain: &Chain, findings: &mut Vec<Finding>) {
                     "it is not on the chain and does not matter here; the engine would refuse to open the replica",
                 )
             };
-            findings.push(finding.on(file));
+            findings.push(match finding.files.is_empty() {
+                true => finding.on(file),
+                false => finding,
+            });
         }
     }
 }
@@ -192,6 +206,9 @@ fn layer(disk: &Disk, chain: &Chain, findings: &mut Vec<Finding>) {
 fn revision_counter(doc: &Doc<i64>) -> Option<Finding> {
     let trouble = match doc {
         Doc::Absent | Doc::Good(_) => return None,
+        hidden if hidden.is_denied() => {
+            return Some(denied(Code::RevisionUnreadable, revision::FILE_NAME, hidden));
+        }
         damaged => damaged.trouble().unwrap_or_default(),
     };
     let finding = Finding::new(
