@@ -64,9 +64,13 @@ impl Extraction<'_> {
         if !ready.are_due() {
             return Ok(());
         }
+        // While others are still being synced, nobody goes on: what is lost when the run is cut short stays small.
+        let turn = self.finishing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = std::mem::take(&mut *ready);
         drop(ready);
-        self.finish(now.files)
+        let finished = self.finish(now.files);
+        drop(turn);
+        finished
     }
 
     /// Gives all files that are ready their names.

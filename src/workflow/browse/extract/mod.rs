@@ -107,6 +107,7 @@ pub fn extract(
         left: Left::default(),
         counts: Counts::default(),
         ready: Mutex::default(),
+        finishing: Mutex::default(),
         failed: Mutex::default(),
         stopped: AtomicBool::new(false),
     };
@@ -153,6 +154,8 @@ struct Extraction<'a> {
     left: Left,
     counts: Counts,
     ready: Mutex<Waiting>,
+    /// Held by the thread that gives files their names.
+    finishing: Mutex<()>,
     /// What ends the work.
     failed: Mutex<Option<Error>>,
     stopped: AtomicBool,
