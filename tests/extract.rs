@@ -232,21 +232,30 @@ fn a_killed_extraction_goes_on_where_it_was() {
             .map(|dir| dir.map(|entry| entry.unwrap().file_name()).collect())
             .unwrap_or_default()
     };
+    let finished = || names().iter().filter(|name| name.to_string_lossy().starts_with("file-")).count();
+
+    // A signal takes down what is not finished, and what is gets its name.
+    let mut interrupted = Lhrecover::new(&args).spawn();
+    interrupted.wait_until("it goes on", || names().iter().filter(|name| partial(name)).count() > 2);
+    interrupted.signal(Signal::SIGINT);
+    let ended = interrupted.finish().status.code();
+    assert!(ended == Some(130) || ended == Some(0), "{ended:?}");
+    assert!(finished() > 0 && !names().iter().any(|name| partial(name)), "{:?}", names());
+    if finished() == 40 {
+        // It was quicker than the signal.
+        fs::remove_dir_all(&out).unwrap();
+    }
+
     let mut killed = Lhrecover::new(&args).spawn();
     killed.wait_until("a file grows", || names().iter().any(|name| partial(name)));
     killed.signal(Signal::SIGKILL);
     killed.finish();
     assert!(names().iter().any(|name| partial(name)), "nothing was left");
 
-    // A signal takes down what is not finished.
-    let mut interrupted = Lhrecover::new(&args).spawn();
-    interrupted.wait_until("it goes on", || names().iter().filter(|name| partial(name)).count() > 2);
-    interrupted.signal(Signal::SIGINT);
-    let ended = interrupted.finish().status.code();
-    assert!(ended == Some(130) || ended == Some(0), "{ended:?}");
-
+    let finished = finished();
     let again = lhrecover(&[&args[..], &["--json"]].concat()).exits(0).json();
-    assert_eq!(again["files"].as_u64().unwrap() + again["skipped"].as_u64().unwrap(), 40);
+    assert_eq!(again["skipped"], finished);
+    assert_eq!(again["files"], 40 - finished);
     for i in 0..40 {
         let content = fs::read(out.join(format!("file-{i}"))).unwrap();
         assert!(content == common::ext::pattern(2 << 20, i), "file-{i}");
@@ -340,4 +349,222 @@ fn a_further_name_is_never_one_of_a_file_that_was_there_before() {
 fn image_of(content: &Path, image: &Path) {
     let args = ["-q", "-t", "ext4", "-d", text(content), text(image), "8M"];
     common::loopdev::run("mke2fs", &args);
+}
+
+/// Runs commands of debugfs that change an image.
+fn debugfs(image: &Path, commands: &[&str]) {
+    for command in commands {
+        common::loopdev::run("debugfs", &["-w", "-R", command, text(image)]);
+    }
+}
+
+fn codes(report: &serde_json::Value) -> Vec<&str> {
+    report["findings"].as_array().unwrap().iter().map(|f| f["code"].as_str().unwrap()).collect()
+}
+
+fn said(report: &serde_json::Value) -> String {
+    let findings = report["findings"].as_array().unwrap();
+    findings.iter().map(|f| f["what"].as_str().unwrap().to_owned() + "\n").collect()
+}
+
+#[test]
+fn a_large_file_is_gone_on_with_in_the_same_state_only() {
+    let tmp = common::scratch();
+    let content = tmp.path().join("content");
+    fs::create_dir(&content).unwrap();
+    let large = fs::File::create(content.join("large")).unwrap();
+    // Windows of 64 MiB, the second of which is mostly a hole.
+    for mib in (0..70).chain(130..260) {
+        let bytes = common::ext::pattern(1 << 20, mib);
+        std::os::unix::fs::FileExt::write_all_at(&large, &bytes, (mib as u64) << 20).unwrap();
+    }
+    large.set_len((260 << 20) + 5).unwrap();
+    let Some(image) = make(&tmp.path().join("vol.img"), &["-t", "ext4", "-d", text(&content)], 400 << 20)
+    else {
+        return skipped("a_large_file_is_gone_on_with", "no mke2fs -d");
+    };
+    let out = tmp.path().join("out");
+    let args = ["extract", text(&image.path), "large", "-C", text(&out), "--no-owner", "--json"];
+    let left = || -> Vec<String> {
+        let names = fs::read_dir(&out).into_iter().flatten();
+        let names = names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.ends_with(".partial")).collect()
+    };
+    let has_begun = || left().iter().any(|name| !name.ends_with("-0.partial"));
+    for signal in [Signal::SIGKILL, Signal::SIGINT] {
+        let _ = fs::remove_dir_all(&out);
+        let mut cut_short = Lhrecover::new(&args).spawn();
+        cut_short.wait_until("a window is there", has_begun);
+        cut_short.signal(signal);
+        cut_short.finish();
+        assert!(has_begun(), "{signal}: {:?}", left());
+        // What another file has left goes away as well.
+        fs::write(out.join(".lhrecover-99-0000000000000001-1.partial"), "x").unwrap();
+        let again = lhrecover(&args).exits(0).json();
+        let copied = again["copied_bytes"].as_u64().unwrap();
+        assert!(copied > 0 && copied <= 136 << 20, "{signal}: {copied}");
+        assert!(left().is_empty(), "{signal}: {:?}", left());
+        assert!(fs::read(out.join("large")).unwrap() == fs::read(content.join("large")).unwrap(), "{signal}");
+    }
+
+    let _ = fs::remove_dir_all(&out);
+    let mut cut_short = Lhrecover::new(&args).spawn();
+    cut_short.wait_until("a window is there", has_begun);
+    cut_short.signal(Signal::SIGKILL);
+    cut_short.finish();
+    fs::File::options().write(true).open(&image.path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    let anew = lhrecover(&args).exits(0).json();
+    assert!(anew["copied_bytes"].as_u64().unwrap() >= 200 << 20, "{anew}");
+    assert!(left().is_empty(), "{:?}", left());
+}
+
+#[test]
+fn what_earlier_runs_have_left_unfinished_is_removed() {
+    let (_fixture, replica, out) = fixture_and_target();
+    fs::create_dir_all(out.join("docs/.lhrecover-3.partial")).unwrap();
+    fs::create_dir(out.join("other")).unwrap();
+    let left = [".lhrecover-1f.partial", "docs/.lhrecover-20-00000000000000aa-3.partial"];
+    let not_ours = ["docs/.lhrecover-notes", "other/.lhrecover-1f.partial", "mine.partial"];
+    for name in left.iter().chain(&not_ours) {
+        fs::write(out.join(name), "x").unwrap();
+    }
+    lhrecover(&["extract", text(&replica), "docs/shared.txt", "-C", text(&out), "--no-owner"]).exits(0);
+    for name in left {
+        assert!(!out.join(name).exists(), "{name}");
+    }
+    for name in not_ours.iter().chain(&["docs/.lhrecover-3.partial"]) {
+        assert!(out.join(name).exists(), "{name}");
+    }
+}
+
+#[test]
+fn what_an_earlier_run_could_not_set_is_set_or_said_again() {
+    let test = "what_an_earlier_run_could_not_set_is_set_or_said_again";
+    if !available(test) {
+        return;
+    }
+    let tmp = common::scratch();
+    fs::set_permissions(tmp.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let Some((image, _)) = PLAIN.images(tmp.path()) else { return skipped(test, "no ext4") };
+    let out = tmp.path().join("out");
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let args = ["extract", text(&image.path), "attributes", "links", "-C", text(&out), "--json"];
+    let first = Lhrecover::under(&nobody, &args).run();
+    if first.status.code() == Some(127) {
+        return skipped(test, "no setpriv");
+    }
+    first.exits(1);
+    // Directories are set anew each time; these are files.
+    let again = Lhrecover::under(&nobody, &args).run().exits(1).json();
+    assert_eq!(again["files"], 0);
+    for part in ["attributes/mode-4755", "set-user-ID", "trusted.t", "security.capability"] {
+        assert!(again["findings"].to_string().contains(part), "{part}: {again}");
+    }
+    let as_root = lhrecover(&args).exits(0).json();
+    assert_eq!((&as_root["files"], codes(&as_root)), (&0.into(), vec![]));
+    let _mounted = image.mounted(&tmp.path().join("copy.img"), &tmp.path().join("mnt"));
+    assert_same_tree(&tmp.path().join("mnt/attributes"), &out.join("attributes"), test);
+    let link = fs::symlink_metadata(out.join("links/dangling")).unwrap();
+    assert_eq!((link.uid(), link.gid()), (5, 6));
+}
+
+/// An image whose root directory has attributes of its own.
+fn image_with_a_root(dir: &Path) -> PathBuf {
+    let content = dir.join("content");
+    fs::create_dir(&content).unwrap();
+    fs::write(content.join("a"), "x").unwrap();
+    let image = dir.join("vol.img");
+    image_of(&content, &image);
+    let set = ["sif / mode 040750", "sif / uid 999", "sif / gid 998", "sif / mtime 20010203040506"];
+    debugfs(&image, &set);
+    debugfs(&image, &["ea_set / user.root 1"]);
+    image
+}
+
+#[test]
+fn an_empty_target_gets_what_the_root_directory_has() {
+    if !available("an_empty_target_gets_what_the_root_directory_has") {
+        return;
+    }
+    let tmp = common::scratch();
+    let image = image_with_a_root(tmp.path());
+    let out = tmp.path().join("out");
+    let args = ["extract", text(&image), "-C", text(&out), "--json"];
+    let is = |path: &Path| {
+        let meta = fs::metadata(path).unwrap();
+        let has_xattr = xattr::get(path, "user.root").unwrap().is_some();
+        (meta.mode() & 0o7777, meta.uid(), meta.gid(), has_xattr)
+    };
+    let wanted = (0o750, 999, 998, true);
+    // What is there before: nothing; an empty directory; a new file system; what a run that was cut short has left.
+    let befores: [&[&str]; 4] = [&[], &[""], &["lost+found"], &[".lhrecover-root", "b"]];
+    for before in befores {
+        let _ = fs::remove_dir_all(&out);
+        for name in before {
+            if ["", "lost+found"].contains(name) {
+                fs::create_dir_all(out.join(name)).unwrap();
+            } else {
+                fs::create_dir_all(&out).unwrap();
+                fs::write(out.join(name), "").unwrap();
+            }
+        }
+        assert_eq!(codes(&lhrecover(&args).exits(0).json()), [""; 0], "{before:?}");
+        assert_eq!(is(&out), wanted, "{before:?}");
+        assert_eq!(fs::metadata(&out).unwrap().mtime(), 981_173_106, "{before:?}");
+        assert!(!out.join(".lhrecover-root").exists());
+        // It is right already, though it is not empty any more.
+        assert_eq!(codes(&lhrecover(&args).exits(0).json()), [""; 0], "{before:?}");
+    }
+
+    // The user's own is left alone.
+    let _ = fs::remove_dir_all(&out);
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("mine"), "").unwrap();
+    let (left_alone, told) = (is(&out), lhrecover(&args).exits(1).json());
+    assert_eq!((is(&out), codes(&told)), (left_alone, vec!["attributes-not-kept"]));
+    assert!(said(&told).contains("owner 999:998, mode 0750"), "{told}");
+    // Only for the root directory itself.
+    let _ = fs::remove_dir_all(&out);
+    assert_eq!(codes(&lhrecover(&[&args[..], &["a"]].concat()).exits(0).json()), [""; 0]);
+    assert_ne!(is(&out), wanted);
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+}
+
+#[test]
+fn what_is_never_kept_is_said() {
+    let tmp = common::scratch();
+    let content = tmp.path().join("content");
+    fs::create_dir_all(content.join("dir")).unwrap();
+    for name in ["plain", "flags", "immutable", "project", "room"] {
+        fs::write(content.join(name), "x").unwrap();
+    }
+    let image = tmp.path().join("vol.img");
+    let options = ["-q", "-t", "ext4", "-O", "quota,project", "-I", "256", "-d", text(&content)];
+    common::loopdev::run("mke2fs", &[&options[..], &[text(&image), "8M"]].concat());
+    // Each in extents as well, which is no flag of its user's.
+    debugfs(&image, &["sif flags flags 0x800c0", "sif immutable flags 0x80010", "sif dir flags 0x20080000"]);
+    debugfs(&image, &["sif project projid 4242", "fallocate room 4 20", "sif room size 20480"]);
+    let out = tmp.path().join("out");
+    let args = ["extract", text(&image), "-C", text(&out), "--no-owner", "--json"];
+    for again in [false, true] {
+        let told = lhrecover(&args).exits(1).json();
+        let all = said(&told);
+        for part in ["flag A", "flag d", "flag P", "flag i", "/flags", "/dir", "/immutable", "project 4242"] {
+            assert!(all.contains(part), "{part}: {all}");
+        }
+        assert!(!all.contains("/plain"), "{all}");
+        assert_eq!(all.contains("preallocated room of /room"), !again, "{all}");
+        let severe = codes(&told).into_iter().filter(|code| *code != "traits-not-kept").count();
+        assert_eq!(severe, 1, "{told}");
+    }
+    lhrecover(&[
+        "extract",
+        text(&image),
+        "plain",
+        "project",
+        "-C",
+        text(&tmp.path().join("b")),
+        "--no-owner",
+    ])
+    .exits(0);
 }

@@ -241,6 +241,8 @@ codes! {
         "The copy has written zeros where the source has preallocated room: the target cannot keep that.";
     AttributesNotKept = "attributes-not-kept", Warning,
         "The owner or extended attributes of a copied file could not be set.";
+    TraitsNotKept = "traits-not-kept", Info,
+        "Something about an extracted file was left out that changes neither its data nor who may use it.";
     CopyNamesDiffer = "copy-names-differ", Error,
         "A file is missing from the copy, or is one too many, or is something else than it was.";
     CopyContentDiffers = "copy-content-differs", Error,

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::dir::Dir as Entries;
 use nix::errno::Errno;
 use nix::fcntl::{
     AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, RenameFlags, openat, readlinkat, renameat, renameat2,
@@ -32,6 +33,14 @@ pub struct Existing {
     pub kind: ExistingKind,
     /// Its length in bytes.
     pub size_bytes: u64,
+    /// What it takes on the disk, in bytes.
+    pub allocated_bytes: u64,
+    /// The permission bits.
+    pub mode: u32,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
     /// When its data last changed: seconds and nanoseconds.
     pub modified: (i64, i64),
     /// Which file it is.
@@ -72,6 +81,9 @@ pub struct Times {
     /// When its data last changed.
     pub modified: (i64, i64),
 }
+
+/// The directory itself, for what sets and tells attributes.
+pub const ITSELF: &[u8] = b".";
 
 /// An open directory of the tree.
 #[derive(Debug)]
@@ -160,12 +172,30 @@ impl Tree {
         Ok(Existing::from(fstat(&self.fd)?).id)
     }
 
-    /// What is there under `name`; `None` if nothing is.
+    /// The names in the directory that are `wanted`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn names(&self, wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<Vec<u8>>> {
+        // Opened anew, since where one has read to is shared among copies of a descriptor.
+        let mut entries = Entries::from_fd(open_dir(&self.fd, Path::new("."), OFlag::empty())?)?;
+        let mut names = Vec::new();
+        for entry in entries.iter() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." && wanted(name) {
+                names.push(name.to_vec());
+            }
+        }
+        Ok(names)
+    }
+
+    /// What is there under `name`, or [`ITSELF`]; `None` if nothing is.
     ///
     /// # Errors
     /// When it cannot be told.
     pub fn look(&self, name: &[u8]) -> io::Result<Option<Existing>> {
-        match fstatat(&self.fd, plain(name)?, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        match fstatat(&self.fd, plain_or_itself(name)?, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(raw) => Ok(Some(raw.into())),
             Err(Errno::ENOENT) => Ok(None),
             Err(e) => Err(e.into()),
@@ -187,6 +217,20 @@ impl Tree {
     pub fn make_file(&self, name: &[u8]) -> io::Result<File> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         Ok(File::from(openat(&self.fd, plain(name)?, flags, Mode::S_IRUSR | Mode::S_IWUSR)?))
+    }
+
+    /// Opens the regular file `name` for writing, to go on with it.
+    ///
+    /// # Errors
+    /// When it is not there, or is something else, or we may not.
+    pub fn open_file(&self, name: &[u8]) -> io::Result<File> {
+        // Without waiting: a pipe would hang.
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&self.fd, plain(name)?, flags, Mode::empty())?);
+        if Existing::from(fstat(&file)?).kind != ExistingKind::Regular {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(file)
     }
 
     /// Makes a symbolic link to `target`.
@@ -262,16 +306,16 @@ impl Tree {
         }
     }
 
-    /// Gives `name` an owner; a link itself.
+    /// Gives `name`, or [`ITSELF`], an owner; a link itself.
     ///
     /// # Errors
     /// When we may not.
     pub fn set_owner(&self, name: &[u8], uid: u32, gid: u32) -> io::Result<()> {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        Ok(fchownat(&self.fd, plain(name)?, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?)
+        Ok(fchownat(&self.fd, plain_or_itself(name)?, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?)
     }
 
-    /// Gives `name`, which must be no link, permission bits.
+    /// Gives `name`, which must be no link, or [`ITSELF`], permission bits.
     ///
     /// # Errors
     /// When we may not, or it is a link.
@@ -281,19 +325,33 @@ impl Tree {
         }
         #[allow(clippy::useless_conversion)] // narrower on some machines
         let mode = Mode::from_bits_truncate(mode.into());
-        Ok(fchmodat(&self.fd, plain(name)?, mode, FchmodatFlags::FollowSymlink)?)
+        Ok(fchmodat(&self.fd, plain_or_itself(name)?, mode, FchmodatFlags::FollowSymlink)?)
     }
 
-    /// Gives `name` its times; a link itself.
+    /// Gives `name`, or [`ITSELF`], its times; a link itself.
     ///
     /// # Errors
     /// When the file system does not take such a time.
     pub fn set_times(&self, name: &[u8], times: Times) -> io::Result<()> {
         let [accessed, modified] = [times.accessed, times.modified].map(|at| TimeSpec::new(at.0, at.1));
-        Ok(utimensat(&self.fd, plain(name)?, &accessed, &modified, UtimensatFlags::NoFollowSymlink)?)
+        Ok(utimensat(
+            &self.fd,
+            plain_or_itself(name)?,
+            &accessed,
+            &modified,
+            UtimensatFlags::NoFollowSymlink,
+        )?)
     }
 
-    /// Gives `name` an extended attribute; a link itself.
+    /// The value of an extended attribute of `name`, or [`ITSELF`]; of a link itself. `None` if it has none of that name.
+    ///
+    /// # Errors
+    /// When the file system has no such thing, or /proc is not there.
+    pub fn xattr(&self, name: &[u8], attribute: &OsStr) -> io::Result<Option<Vec<u8>>> {
+        xattr::get(self.by_path(name)?, attribute)
+    }
+
+    /// Gives `name`, or [`ITSELF`], an extended attribute; a link itself.
     ///
     /// # Errors
     /// When we may not, the file system has no such thing, or /proc is not there.
@@ -301,7 +359,7 @@ impl Tree {
         xattr::set(self.by_path(name)?, attribute, value)
     }
 
-    /// Takes an extended attribute from `name`; from a link itself.
+    /// Takes an extended attribute from `name`, or [`ITSELF`]; from a link itself.
     ///
     /// # Errors
     /// When it has none of that name; otherwise as [`set_xattr`](Self::set_xattr).
@@ -311,7 +369,7 @@ impl Tree {
 
     /// A path to `name`, for calls that do not take a directory's descriptor.
     fn by_path(&self, name: &[u8]) -> io::Result<PathBuf> {
-        Ok(PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd())).join(plain(name)?))
+        Ok(PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd())).join(plain_or_itself(name)?))
     }
 }
 
@@ -336,6 +394,10 @@ impl From<RawStat> for Existing {
                 _ => ExistingKind::Special(Special::Fifo),
             },
             size_bytes: u64::try_from(raw.st_size).unwrap_or(0),
+            allocated_bytes: u64::try_from(raw.st_blocks).unwrap_or(0).saturating_mul(512),
+            mode: u32::from(raw.st_mode) & 0o7777,
+            uid: raw.st_uid,
+            gid: raw.st_gid,
             modified: (raw.st_mtime.into(), raw.st_mtime_nsec.into()),
             id: FileId { dev: raw.st_dev, ino: raw.st_ino },
         }
@@ -353,6 +415,11 @@ fn plain(name: &[u8]) -> io::Result<&Path> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the name of a file in a directory"));
     }
     Ok(Path::new(OsStr::from_bytes(name)))
+}
+
+/// The same, or [`ITSELF`], which leads nowhere else either.
+fn plain_or_itself(name: &[u8]) -> io::Result<&Path> {
+    if name == ITSELF { Ok(Path::new(".")) } else { plain(name) }
 }
 
 #[cfg(test)]
@@ -373,10 +440,15 @@ mod tests {
         for name in ["link", "..", ".", "", "a/b", "/tmp", "a\0"] {
             assert!(root.enter(name.as_bytes()).is_err(), "{name:?}");
         }
+        for name in ["..", "", "../outside/x", "/tmp/x"] {
+            assert!(root.set_mode(name.as_bytes(), 0o777).is_err(), "{name:?}");
+        }
         for name in ["..", ".", "", "../outside/x", "/tmp/x"] {
             assert!(root.make_file(name.as_bytes()).is_err(), "{name:?}");
             assert!(root.make_symlink(name.as_bytes(), b"x").is_err(), "{name:?}");
         }
+        assert!(root.open_file(b"link").is_err() && root.open_file(b"a").is_err());
+        assert_eq!(root.names(|name| name != b"a").unwrap(), [b"link"]);
         assert!(root.make_file(b"link").is_err() && root.set_mode(b"link", 0o777).is_err());
         assert!(root.enter_all([b"a".as_slice(), b"b"].into_iter()).is_ok());
         assert!(root.enter_all([b"a".as_slice(), b".."].into_iter()).is_err());

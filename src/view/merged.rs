@@ -50,6 +50,11 @@ impl MergedView {
         MergedView { layers, volume_bytes, unwritten, window_bytes, windows }
     }
 
+    /// What unwritten extents mean.
+    pub fn unwritten(&self) -> Unwritten {
+        self.unwritten
+    }
+
     /// The layers, lowest first.
     pub fn layers(&self) -> &Layers {
         &self.layers

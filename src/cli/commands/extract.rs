@@ -20,10 +20,13 @@ use crate::workflow::browse::extract::{ExtractOptions, extract};
 #[command(after_help = "\
 Each PATH comes out below the target directory under its whole path, as tar does it: extract ... /var/lib/db --to out makes \
 out/var/lib/db. Modes, times, holes, links, pipes, extended attributes and access control lists are kept; owners and devices \
-need root. What cannot be kept is said.
+need root. What cannot be kept is said; the time at which a file was made never can be. The target directory itself gets what the \
+volume's root directory has, if that is extracted and the target was empty.
 
-Run again, it goes on where it was: a file that has its size and time is finished. What is there and differs is left alone \
-without --force. Links in the target are not followed, and nothing is written outside of it.")]
+Run again, it goes on where it was: a file that has its size and time is finished, and only gets the attributes that it lacks; one of \
+more than 64 MiB is gone on with, unless --no-sync is given or the volume's state is another; whatever else an earlier run has \
+left unfinished (.lhrecover-*.partial) is removed. What is there and differs is left alone without --force. Links in the target are not \
+followed, and nothing is written outside of it.")]
 pub struct Args {
     /// The replica directory, or an image of a volume
     #[arg(value_name = "REPLICA_DIR|IMAGE")]
@@ -40,7 +43,7 @@ pub struct Args {
     /// Leave out owners, and do not say so
     #[arg(long)]
     no_owner: bool,
-    /// Do not wait until everything is on the disk
+    /// Do not wait until everything is on the disk; a large file that is cut short then begins anew
     #[arg(long)]
     no_sync: bool,
     /// How many threads copy

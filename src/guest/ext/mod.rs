@@ -81,6 +81,8 @@ pub struct Node {
     pub created: Option<(i64, i64)>,
     /// The inode's flags, as `lsattr` has them.
     pub flags: u32,
+    /// The project whose quota it counts for; 0 where there are none.
+    pub project: u32,
 }
 
 /// A name in a directory.
@@ -274,6 +276,7 @@ impl From<Inode> for Node {
             changed: time(meta.changed()),
             created: meta.created().map(time),
             flags: meta.flags(),
+            project: meta.project(),
             inode,
         }
     }

@@ -150,6 +150,7 @@ impl Inode {
     const I_ATIME_EXTRA_OFFSET: usize = 0x8c;
     const I_CRTIME_OFFSET: usize = 0x90;
     const I_CRTIME_EXTRA_OFFSET: usize = 0x94;
+    const I_PROJID_OFFSET: usize = 0x9c;
 
     /// Load an inode from `bytes`.
     ///
@@ -242,6 +243,15 @@ impl Inode {
         } else {
             u64::from(i_size_lo)
         };
+        // Without the feature, the field means nothing.
+        let has_projects = sb
+            .read_only_compatible_features
+            .contains(ReadOnlyCompatibleFeatures::PROJECT_QUOTAS);
+        let project = if has_projects {
+            extra_field(Self::I_PROJID_OFFSET).unwrap_or_default()
+        } else {
+            0
+        };
         let uid = u32_from_hilo(l_i_uid_high, i_uid);
         let gid = u32_from_hilo(l_i_gid_high, i_gid);
         let checksum = u32_from_hilo(i_checksum_hi, l_i_checksum_lo);
@@ -301,6 +311,7 @@ impl Inode {
                     mtime,
                     crtime,
                     flags: i_flags,
+                    project,
                     device: device_number(file_type, i_block),
                 },
                 flags,

@@ -53,6 +53,9 @@ pub struct Metadata {
     /// Raw inode flags.
     pub(crate) flags: u32,
 
+    /// Project ID.
+    pub(crate) project: u32,
+
     /// Major and minor device number, if the file is a device.
     pub(crate) device: Option<(u32, u32)>,
 }
@@ -133,6 +136,12 @@ impl Metadata {
     #[must_use]
     pub fn flags(&self) -> u32 {
         self.flags
+    }
+
+    /// Get the project ID; zero if the file system has no projects.
+    #[must_use]
+    pub fn project(&self) -> u32 {
+        self.project
     }
 
     /// Get the major and minor device number, if the file is a character

@@ -30,9 +30,18 @@ pub enum What {
     Xattr(String),
     /// Times.
     Times,
-    /// What `chattr` sets.
-    Flags,
+    /// What the volume's root directory has.
+    Root,
+    /// What `chattr` sets, by its letter.
+    Flag(char),
+    /// The project that it counts for.
+    Project,
+    /// Room that was set aside for a file and never written to.
+    RoomSetAside,
 }
+
+/// Flags that change what may be done to a file, or how its names are found: immutable, append-only, fs-verity, casefold.
+const FLAGS_THAT_MATTER: &str = "iaVF";
 
 /// All that was left out.
 #[derive(Default)]
@@ -114,14 +123,38 @@ impl What {
                 "some need root, and a file system that has them",
             ),
             What::Times => (Code::AttributesNotKept, format!("the times {of} could not be set: {why}"), ""),
-            What::Flags => (
+            What::Root => (
                 Code::AttributesNotKept,
-                format!("the immutable or append-only flag {of} was left out"),
-                "chattr sets it again",
+                format!(
+                    "what the volume's root directory has ({why}) was left out, since the target was not empty"
+                ),
+                "extract to a new directory, or set it by hand",
             ),
+            What::Flag(letter) => (
+                if FLAGS_THAT_MATTER.contains(*letter) {
+                    Code::AttributesNotKept
+                } else {
+                    Code::TraitsNotKept
+                },
+                format!("the flag {letter}, as lsattr has it, {of} was left out"),
+                if "VF".contains(*letter) {
+                    "it needs a file system that is made for it"
+                } else {
+                    "chattr sets it again"
+                },
+            ),
+            What::Project => (
+                Code::TraitsNotKept,
+                format!("the project {of} was left out: {why}"),
+                "chattr -p sets it again, where quotas of projects are wanted",
+            ),
+            What::RoomSetAside => {
+                (Code::TraitsNotKept, format!("preallocated room {of} has become holes"), "")
+            }
         };
         let meaning = match code {
             Code::NotExtracted => "it is missing from the target",
+            Code::TraitsNotKept => "the data is there, and who may use it has not changed",
             _ => "the data is there; this about it is not",
         };
         paths.iter().cloned().fold(Finding::new(code, what, meaning).advise(advice), Finding::on)

@@ -1,14 +1,18 @@
 //! Files and directories out of a volume, as they are there: names, modes, owners, times, links, holes, attributes.
 //!
 //! One thread walks the image and makes directories, links and devices; others copy the data of files. A file has its name
-//! only when it is complete and on the disk: it grows as `.lhrecover-<inode>.partial`, and many are synced at once, since
-//! that takes as long as one. So an extraction that was cut short goes on where it was: a file that has its name, size and
-//! time is finished. The target is locked meanwhile, and no name leads out of it (`sys/tree.rs`).
+//! only when it is complete and on the disk: it grows as `.lhrecover-….partial`, and many are synced at once, since that takes
+//! as long as one. So an extraction that was cut short goes on where it was: a file that has its name, size and time is
+//! finished, and a large one is gone on with (`partial.rs`); what else was left unfinished is removed first. The target is locked
+//! meanwhile, and no name leads out of it (`sys/tree.rs`).
 
 mod attributes;
 mod file;
 mod finish;
 mod left;
+mod leftovers;
+mod partial;
+mod root;
 mod survey;
 mod tree;
 
@@ -28,15 +32,15 @@ use crate::sys::source_identity::SourceIdentity;
 use crate::sys::tree::{LockedTree, Tree};
 use crate::workflow::browse::{Browser, Troubles};
 
-use finish::Ready;
+use finish::Waiting;
 use left::Left;
+use partial::Stamp;
+use root::RootMark;
+use survey::Survey;
 use tree::{DirDone, Link};
 
 /// How many files may wait for a thread that copies them.
 const QUEUED: usize = 64;
-
-/// What files are called while they grow begin like this; the image must have none of that name.
-const PARTIAL_PREFIX: &[u8] = b".lhrecover-";
 
 /// How to extract.
 #[derive(Clone, Copy, Debug)]
@@ -87,29 +91,51 @@ pub fn extract(
 ) -> Result<(Extracted, Vec<Finding>)> {
     let source = browser.source();
     let target = lock(&source, target)?;
-    let wanted_bytes = survey::bytes_to_copy(browser.fs(), &starts, &target, run)?;
-    require_room(&target, wanted_bytes)?;
+    let stamp = Stamp::of(browser);
+    let mark = RootMark::look(&target)?;
+    let wanted_bytes = survey(browser, &starts, &target, &source, &stamp, run)?;
+    let takes_root = mark.set(&target, starts.iter().any(|start| start.path == b"/"))?;
     let extraction = Extraction {
         fs: browser.fs(),
         target: &target,
         source,
+        stamp,
+        takes_root,
         options: *options,
         run,
         troubles,
         left: Left::default(),
         counts: Counts::default(),
         ready: Mutex::default(),
+        finishing: Mutex::default(),
         failed: Mutex::default(),
         stopped: AtomicBool::new(false),
     };
     run.event(Event::Phase { name: "extracting", total_bytes: Some(wanted_bytes) });
     let done = extraction.everything(starts);
     if done.is_err() {
-        extraction.discard_ready();
+        // What is complete is kept for the next run. It may fail as well; what came first is told.
+        let _ = extraction.finish_ready();
     }
     done?;
     run.event(Event::PhaseDone);
     Ok((extraction.counts.taken(), extraction.left.findings()))
+}
+
+/// How many bytes there are to copy. What earlier runs have left, and this one has no use for, is removed.
+fn survey(
+    browser: &Browser,
+    starts: &[Found],
+    target: &LockedTree,
+    source: &SourceIdentity,
+    stamp: &Stamp,
+    run: &Run<'_>,
+) -> Result<u64> {
+    let mut survey = Survey::new(browser.fs(), target, source, stamp);
+    survey.look(starts, run)?;
+    survey.leftovers.remove(target)?;
+    require_room(target, survey.wanted_bytes)?;
+    Ok(survey.wanted_bytes)
 }
 
 /// An extraction under way; threads share it.
@@ -118,12 +144,18 @@ struct Extraction<'a> {
     target: &'a LockedTree,
     /// What the volume is made of, which nothing is put into or in place of.
     source: SourceIdentity,
+    /// The state of the volume.
+    stamp: Stamp,
+    /// Whether the target directory gets what the volume's root directory has.
+    takes_root: bool,
     options: ExtractOptions,
     run: &'a Run<'a>,
     troubles: &'a Troubles,
     left: Left,
     counts: Counts,
-    ready: Mutex<Vec<Ready>>,
+    ready: Mutex<Waiting>,
+    /// Held by the thread that gives files their names.
+    finishing: Mutex<()>,
     /// What ends the work.
     failed: Mutex<Option<Error>>,
     stopped: AtomicBool,

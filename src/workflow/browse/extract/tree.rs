@@ -47,7 +47,8 @@ pub(super) fn parents(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     names(&path[..end])
 }
 
-fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The names of the directories that `path` leads through, the last one included.
+pub(super) fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|&b| b == b'/').filter(|name| !name.is_empty())
 }
 
@@ -73,8 +74,7 @@ impl Extraction<'_> {
             Step::Trouble(path, e) => self.troubles.add(&path, e),
             Step::Leave(found) => {
                 let is_made = walking.open.pop().flatten().is_some();
-                // The target itself is the user's own.
-                if is_made && found.path != b"/" {
+                if is_made {
                     walking.dirs.push(DirDone { path: found.path, ino: found.node.ino });
                 }
             }
@@ -172,7 +172,7 @@ impl Extraction<'_> {
             walking.firsts.insert(found.node.ino, found.path.clone());
         }
         let is_same = |there: &Existing| is_finished(there, &found.node);
-        if !self.is_free(dir, &found.path, is_same, self.options.force)? {
+        if !self.is_free(dir, &found, is_same, self.options.force)? {
             return Ok(());
         }
         // Nobody takes it when another thread has failed.
@@ -187,7 +187,7 @@ impl Extraction<'_> {
         let is_same = |there: &Existing| {
             there.kind == ExistingKind::Symlink && dir.read_link(name).is_ok_and(|leads| leads == target)
         };
-        if self.is_free(dir, &found.path, is_same, false)? {
+        if self.is_free(dir, found, is_same, false)? {
             self.made(dir, found, dir.make_symlink(name, &target), &self.counts.symlinks)?;
         }
         Ok(())
@@ -195,7 +195,7 @@ impl Extraction<'_> {
 
     fn special(&self, dir: &Tree, found: &Found, special: Special) -> Result<()> {
         let is_same = |there: &Existing| there.kind == ExistingKind::Special(special);
-        if !self.is_free(dir, &found.path, is_same, false)? {
+        if !self.is_free(dir, found, is_same, false)? {
             return Ok(());
         }
         match dir.make_special(name_of(&found.path), special) {
@@ -228,16 +228,16 @@ impl Extraction<'_> {
         }
     }
 
-    /// Whether a name can be used. What is the same already is counted; something else is noted or, with `--force`, removed,
-    /// unless what comes `replaces` it anyway. A directory stays.
+    /// Whether a name can be used. What is the same already is counted, and gets the attributes that it lacks; something
+    /// else is noted or, with `--force`, removed, unless what comes `replaces` it anyway. A directory stays.
     fn is_free(
         &self,
         dir: &Tree,
-        path: &[u8],
+        found: &Found,
         is_same: impl Fn(&Existing) -> bool,
         replaces: bool,
     ) -> Result<bool> {
-        let name = name_of(path);
+        let (path, name) = (found.path.as_slice(), name_of(&found.path));
         let there = match dir.look(name) {
             Ok(None) => return Ok(true),
             Ok(Some(there)) => there,
@@ -250,6 +250,7 @@ impl Extraction<'_> {
         }
         if is_same(&there) {
             Counts::one(&self.counts.skipped);
+            self.complete_attributes(dir, name, found, &there);
             return Ok(false);
         }
         if there.kind == ExistingKind::Directory || !self.options.force {
@@ -281,10 +282,11 @@ impl Extraction<'_> {
                 self.left.add(What::Link, &path, "what has the file's name is another file");
                 continue;
             }
-            if self.is_free(&here, &path, |is: &Existing| is.id == file.id, false)? {
-                match here.make_link(name_of(&path), &there, name_of(&first)) {
+            let found = Found { path, node };
+            if self.is_free(&here, &found, |is: &Existing| is.id == file.id, false)? {
+                match here.make_link(name_of(&found.path), &there, name_of(&first)) {
                     Ok(()) => Counts::one(&self.counts.hard_links),
-                    Err(e) => self.left.add(What::Link, &path, e),
+                    Err(e) => self.left.add(What::Link, &found.path, e),
                 }
             }
         }
@@ -296,6 +298,10 @@ impl Extraction<'_> {
         for DirDone { path, ino } in dirs {
             self.check()?;
             let Some(node) = self.troubles.or_add(&path, self.fs.node_of(ino)) else { continue };
+            if path == b"/" {
+                self.finish_root(&self.root()?, &Found { path, node })?;
+                continue;
+            }
             let parent = self.root()?.enter_all(parents(&path));
             let parent = parent.map_err(|e| self.unwritten("cannot go back to a directory", &path, e))?;
             let found = Found { path, node };
