@@ -187,7 +187,7 @@ impl Comparing<'_> {
 
     /// Whether what is in a file changed, and what about it did.
     fn differences(&self, from: &Found, to: &Found) -> Result<(bool, Vec<String>)> {
-        if !self.all && same::is_untouched(&from.node, &to.node) {
+        if !self.all && same::is_untouched(&from.node, &to.node, self.sides.0.written_at()) {
             return Ok((false, Vec::new()));
         }
         let one = File { fs: self.sides.0, node: &from.node };
