@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::cli::{Lhrecover, Ran, has_finding};
+use common::ext::with_fast_commits;
 use common::fingerprint::Fingerprint;
 use common::loopdev::{available, run, skipped, sparse_file};
 use common::{Fixture, fixture, text};
@@ -212,6 +213,7 @@ fn a_damaged_file_system_is_said_to_be() {
     assert!(report["verdict"] == "damaged" && has_finding(&report, "file-system-damaged"), "{report}");
     let said = report["findings"][0]["what"].as_str().unwrap();
     assert!(said.contains("an ext4 file system is damaged: ") && said.contains("inode"), "{said}");
+    assert!(!said.contains("WARNING") && !said.contains(" blocks") && !said.contains("volume.img"), "{said}");
     let look = &part(&report)["file_system"]["before"];
     assert_eq!((&look["state"], &look["run"]["exit_code"]), (&"damaged".into(), &4.into()));
     run("debugfs", &["-w", "-R", "ssv error_count 7", text(&image)]);
@@ -242,6 +244,7 @@ fn a_damaged_database_is_named_and_a_sound_one_beside_it_is_not() {
     let findings = report["findings"].as_array().unwrap();
     let damaged: Vec<_> = findings.iter().filter(|f| f["code"] == "database-damaged").collect();
     assert!(damaged.len() == 2 && damaged[0]["what"].as_str().unwrap().contains("/bad.db"), "{damaged:?}");
+    assert!(damaged.iter().all(|finding| !finding.to_string().contains("***")), "{damaged:?}");
 
     let little = place.check(&image, &["--databases-max", "8K"]).exits(1).json();
     let good = databases(&little).iter().find(|d| d["path"] == "/good.db").unwrap().clone();
@@ -341,6 +344,95 @@ fn a_throw_away_copy_that_is_full_is_no_damage() {
     assert!(said.contains("limit of 8192 bytes"), "{said}");
     assert!(said.contains("--overlay-max") && said.contains("with --overlay\""), "{said}");
     assert_eq!(databases(&report)[0]["sqlite"]["rows"], 120, "the journal is replayed in memory then");
+}
+
+/// An ordinary user, who has no help with FUSE.
+const NOBODY: &[&str] =
+    &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "PATH=/usr/sbin:/sbin"];
+
+#[test]
+fn fast_commits_are_for_the_kernel_to_replay() {
+    let test = "fast_commits_are_for_the_kernel_to_replay";
+    if !can_serve(test, "e2fsck") || !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let place = Place::new();
+    let Some(image) = with_fast_commits(test, place.tmp.path()) else { return };
+    let report = place.check(&image, &[]).exits(0).json();
+    let found = &part(&report)["file_system"];
+    assert_eq!((&report["verdict"], &found["state"]), (&"sound-after-replay".into(), &"sound".into()));
+    assert!(found["replay"] == "done" && found["replay_run"].is_null(), "by the kernel: {found}");
+    assert_eq!(part(&report)["files"]["files"], 30);
+    let none = place.check(&image, &["--no-databases"]).exits(0).json();
+    assert_eq!(none["verdict"], "sound-after-replay");
+}
+
+#[test]
+fn without_fuse_an_image_file_is_looked_at_as_it_is() {
+    let test = "without_fuse_an_image_file_is_looked_at_as_it_is";
+    if !can_serve(test, "e2fsck") || !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let place = Place::new();
+    let files = place.path("files");
+    fs::create_dir(&files).unwrap();
+    make_database(&files.join("app.db"), 20);
+    let image = place.ext4(&files);
+    for path in [place.tmp.path(), &place.path("run"), &place.path("overlay"), &image] {
+        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    let overlay = place.path("overlay");
+    let args = ["check", text(&image), "--json", "--overlay", text(&overlay)];
+    let check = || {
+        let ran = Lhrecover::under(NOBODY, &args).env("LHRECOVER_RUN_DIR", place.path("run")).run();
+        place.assert_nothing_left();
+        ran
+    };
+    if check().status.code().is_none_or(|code| code > 1) {
+        return skipped(test, "an ordinary user cannot get at the program, or there is no setpriv");
+    }
+    let report = check().exits(0).json();
+    assert_eq!((&report["verdict"], &databases(&report)[0]["state"]), (&"sound".into(), &"sound".into()));
+    assert_eq!(part(&report)["file_system"]["before"]["run"]["exit_code"], 0);
+    run("debugfs", &["-w", "-R", "clri /app.db", text(&image)]);
+    assert_eq!(check().exits(1).json()["verdict"], "damaged");
+    // A journal cannot be replayed there, and the look before that proves nothing.
+    run("debugfs", &["-w", "-R", "feature needs_recovery", text(&image)]);
+    let report = check().exits(1).json();
+    let found = &part(&report)["file_system"];
+    assert_eq!((&found["before"]["state"], &found["state"]), (&"damaged".into(), &"unchecked".into()));
+    assert_eq!(found["replay"], "not-done");
+}
+
+#[test]
+fn what_is_encrypted_is_neither_damaged_nor_sound() {
+    let test = "what_is_encrypted_is_neither_damaged_nor_sound";
+    if !can_serve(test, "debugfs") {
+        return;
+    }
+    let place = Place::new();
+    let files = place.path("files");
+    fs::create_dir_all(files.join("secret/deep")).unwrap();
+    make_database(&files.join("app.db"), 20);
+    let image = place.ext4(&files);
+    // EXT4_ENCRYPT_FL and EXT4_EXTENTS_FL.
+    run("debugfs", &["-w", "-R", "sif /secret flags 0x80800", text(&image)]);
+    let nowhere = place.path("nowhere");
+    let ran = place.command(&image, &[]).env("LHRECOVER_TOOL_PATH", nowhere).run().exits(1);
+    let report = ran.json();
+    assert!(
+        has_finding(&report, "files-encrypted") && !has_finding(&report, "files-unreadable"),
+        "{report:#}"
+    );
+    assert_eq!(
+        (&report["verdict"], &part(&report)["files"]["encrypted"]),
+        (&"not-in-full".into(), &1.into())
+    );
+    for command in [&["ls", "-R"][..], &["find", "--db"]] {
+        let ran = Lhrecover::new(&[command, &[text(&image), "--json"]].concat()).run().exits(1);
+        let report = ran.json();
+        assert!(has_finding(&report, "files-encrypted") && !has_finding(&report, "files-unreadable"));
+    }
 }
 
 #[test]

@@ -334,6 +334,8 @@ fn what_means_nothing_is_refused_with_a_way_out() {
     diff(&image, &[text(&dir), "--size", "8192"]).exits(2).says(&["replica directory first"]);
     diff(&image, &["--from", "s000"]).exits(2);
     diff(&image, &[]).exits(2).says(&["nothing to compare with"]);
+    diff(&dir, &["--from", "head"]).exits(0);
+    diff(&dir, &["--from", "head", "--at", "head"]).exits(0);
     diff(&dir, &["--from", "nope"]).exits(2).says(&["there is no snapshot"]);
     diff(&dir, &["/nowhere"]).exits(2);
     fs::remove_file(dir.join(image_of(0))).unwrap();

@@ -99,13 +99,18 @@ struct Rig {
 
 /// Fills a file system and then changes it; `None`, said on stderr, where that cannot be done.
 fn rig(test: &str, fill: impl Fn(&Path), change: impl Fn(&Path)) -> Option<Rig> {
+    rig_of(test, &["-t", "ext4"], fill, change)
+}
+
+/// The same of a file system that is made with these options.
+fn rig_of(test: &str, options: &[&str], fill: impl Fn(&Path), change: impl Fn(&Path)) -> Option<Rig> {
     if !loopdev::available(test) {
         return None;
     }
     let tmp = scratch();
     let images = ["one", "other"].map(|name| tmp.path().join(name));
     sparse_file(&images[0], 64 * MIB);
-    run("mkfs.ext4", &["-q", "-b", "4096", text(&images[0])]);
+    run("mke2fs", &[&["-q", "-F", "-b", "4096"], options, &[text(&images[0])]].concat());
     with_mounted(&images[0], tmp.path(), fill);
     fs::copy(&images[0], &images[1]).unwrap();
     with_mounted(&images[1], tmp.path(), change);
@@ -270,6 +275,21 @@ fn a_change_that_left_no_trace_is_found_when_all_is_read() {
     // Two images are never taken for the same unread.
     let apart = diff(&rig.images[0], &[text(&rig.images[1]), "--json"]).exits(1).json();
     assert_eq!(apart["files"], all["files"]);
+}
+
+#[test]
+fn times_to_the_second_prove_nothing_about_that_second() {
+    let test = "times_to_the_second_prove_nothing_about_that_second";
+    let small = ["-t", "ext3", "-I", "128"];
+    let fill = |root: &Path| fs::write(root.join("same-second"), [1; 9000]).unwrap();
+    let Some(rig) = rig_of(test, &small, fill, |_| {}) else { return };
+    // The same inode, to the second, with other bytes.
+    let mut bytes = fs::read(&rig.images[1]).unwrap();
+    let block = bytes.chunks(4096).position(|block| block == [1; 4096]).unwrap();
+    bytes[block * 4096] = 2;
+    fs::write(&rig.images[1], bytes).unwrap();
+    let report = diff(&rig.replica(), &["--from", "before", "--json"]).exits(1).json();
+    assert_eq!(changes(&report).into_keys().collect::<Vec<_>>(), ["/same-second"]);
 }
 
 #[test]

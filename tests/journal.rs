@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::cli::{has_finding, lhrecover};
-use common::ext::{make, pattern};
+use common::ext::{make, pattern, with_fast_commits};
 use common::loopdev::run;
 use common::text;
 use tempfile::TempDir;
@@ -151,28 +151,9 @@ fn a_journal_elsewhere_is_told_if_it_is_needed() {
 
 #[test]
 fn fast_commits_are_told() {
-    if !common::loopdev::available("fast_commits_are_told") {
-        return;
-    }
-    use common::loopdev::{LoopDevice, Mounted};
     let dir = common::scratch();
-    let Some(image) = make(&dir.path().join("image"), &["-t", "ext4", "-O", "fast_commit"], 96 << 20) else {
-        return common::loopdev::skipped("fast_commits_are_told", "mke2fs does not know them");
-    };
-    let point = dir.path().join("mnt");
-    fs::create_dir(&point).unwrap();
-    let copy = dir.path().join("copy");
-    {
-        let device = LoopDevice::over(&image.path);
-        let _mounted = Mounted::at(&device.path, &point);
-        fs::write(point.join("a"), "a").unwrap();
-        nix::unistd::syncfs(fs::File::open(&point).unwrap()).unwrap();
-        let file = fs::File::create(point.join("b")).unwrap();
-        std::io::Write::write_all(&mut &file, b"b").unwrap();
-        file.sync_all().unwrap();
-        run("cp", &[text(&image.path), text(&copy)]);
-    }
+    let Some(copy) = with_fast_commits("fast_commits_are_told", dir.path()) else { return };
     let listed = lhrecover(&["ls", text(&copy), "--json"]).exits(1).json();
     assert!(has_finding(&listed, "fast-commits-missing"), "{listed}");
-    lhrecover(&["ls", text(&image.path)]).exits(0);
+    lhrecover(&["ls", text(&dir.path().join("fast.img"))]).exits(0);
 }

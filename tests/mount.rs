@@ -7,12 +7,13 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::cli::Ran;
+use common::ext::with_fast_commits;
 use common::fingerprint::{Fingerprint, by_seek};
 use common::golden::assert_golden;
 use common::loopdev::{LoopDevice, run, skipped, sparse_file};
@@ -425,9 +426,9 @@ fn a_journal_that_has_no_room_to_be_replayed_in_is_an_error() {
     let fixture = fixture("16-ext4-sqlite");
     let (replica, _) = fixture.replica();
     let before = Fingerprint::of(&replica);
-    mounts.mount(&replica, &["--journal", "replay", "--overlay-max", "4096"]).exits(3).says(&[
+    mounts.mount(&replica, &["--journal", "replay", "--overlay-max", "4096"]).exits(4).says(&[
+        "throw-away copy: what was written on top of the replica has reached its limit of 4096 bytes",
         "cannot mount the ext4 file system",
-        "limit of 4096 bytes",
         "--overlay-max",
         "with --overlay",
     ]);
@@ -439,6 +440,26 @@ fn a_journal_that_has_no_room_to_be_replayed_in_is_an_error() {
         .says(&["inside the replica"]);
     before.assert_unchanged(&replica, "failed replays");
     mounts.assert_nothing_left("failed replays");
+}
+
+#[test]
+fn fast_commits_are_replayed_by_the_kernel() {
+    let Some(mounts) = Mounts::new("fast_commits_are_replayed_by_the_kernel") else { return };
+    let Some(image) = with_fast_commits("fast_commits_are_replayed_by_the_kernel", mounts.tmp.path()) else {
+        return;
+    };
+    let before = sha256(&image);
+    mounts.mount(&image, &[]).exits(0);
+    assert!(!mounts.point.join("d/renamed").exists(), "nothing is replayed unasked");
+    mounts.umount().exits(0);
+    mounts.mount(&image, &["--journal", "replay"]).exits(0);
+    assert_eq!(&fs::read(mounts.point.join("d/renamed")).unwrap()[..5], b"ren22");
+    assert_eq!(fs::read(mounts.point.join("f4")).unwrap().len(), 10);
+    assert!(!mounts.point.join("f3").exists());
+    assert_eq!(File::create(mounts.point.join("new")).unwrap_err().kind(), ErrorKind::ReadOnlyFilesystem);
+    mounts.umount().exits(0);
+    mounts.assert_nothing_left("a replay of fast commits");
+    assert_eq!(sha256(&image), before, "the image was changed");
 }
 
 /// A fixture whose volume has one more reader of its sources: the test.

@@ -1,7 +1,7 @@
 //! A volume that is to be looked into: from a replica directory, or from an image of it.
 
 use std::fs::{self, File, Metadata};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use crate::access::in_use;
 use crate::access::inside;
 use crate::engine::judge;
 use crate::error::{Error, Result};
+use crate::format::qcow2;
 use crate::model::finding::Finding;
 use crate::model::overlay::Unwritten;
 use crate::replica::{LayerKind, ReplicaDir, Source, SourceOptions, View, backing};
@@ -46,6 +47,8 @@ pub struct Volume {
     pub allocated_bytes: u64,
     /// The image file as it was when it was opened.
     image_seen: Option<(File, FileStat)>,
+    /// Whether it is an image file that is the volume byte for byte.
+    is_plain_file: bool,
 }
 
 impl Volume {
@@ -70,6 +73,7 @@ impl Volume {
 
     fn of_image(path: &Path, meta: &Metadata, options: &VolumeOptions) -> Result<Self> {
         let mut image_seen = None;
+        let mut is_plain_file = false;
         let image: Box<dyn LayerImage> = if meta.file_type().is_block_device() {
             Box::new(DeviceImage::new(BlockDevice::open(path, Access::Look)?))
         } else {
@@ -77,6 +81,8 @@ impl Volume {
             let fail = |e| Error::source("cannot look at the image").with_path(&path).caused_by(e);
             let stat = FileStat::of(&file).map_err(fail)?;
             image_seen = Some((file.try_clone().map_err(fail)?, stat));
+            let mut magic = [0; qcow2::MAGIC.len()];
+            is_plain_file = file.read_exact_at(&mut magic, 0).is_ok() && magic != qcow2::MAGIC;
             open_flat(path.display().to_string(), file)?
         };
         let volume_bytes = image.size_bytes();
@@ -91,7 +97,8 @@ impl Volume {
         let view = Arc::new(MergedView::new(Arc::new([image]), volume_bytes, options.unwritten));
         let allocated_bytes = if meta.is_file() { meta.blocks().saturating_mul(512) } else { volume_bytes };
         let findings = in_use.into_iter().collect();
-        Ok(Volume { view, source: None, path: path.to_path_buf(), findings, allocated_bytes, image_seen })
+        let path = path.to_path_buf();
+        Ok(Volume { view, source: None, path, findings, allocated_bytes, image_seen, is_plain_file })
     }
 
     /// Opens a state of a replica.
@@ -115,6 +122,7 @@ impl Volume {
             findings,
             allocated_bytes,
             image_seen: None,
+            is_plain_file: false,
         })
     }
 
@@ -137,6 +145,11 @@ impl Volume {
     /// The state that is shown, by its file's name; `None` for an image.
     pub fn state(&self) -> Option<&View> {
         self.source.as_ref().map(|source| &source.view)
+    }
+
+    /// The image file, where tools can read the volume from it as it is.
+    pub fn plain_file(&self) -> Option<PathBuf> {
+        self.is_plain_file.then(|| self.path.canonicalize().ok()).flatten()
     }
 
     /// What it is made of: the replica directory with all in it and the backing image, or the image. For those who write

@@ -51,7 +51,7 @@ impl<'a> Opened<'a> {
     /// Everything found so far, the most serious first.
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = self.browser.findings.clone();
-        findings.extend(self.troubles.finding());
+        findings.extend(self.troubles.findings());
         findings.sort_by_key(|f| (std::cmp::Reverse(f.severity()), f.code));
         findings
     }

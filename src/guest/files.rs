@@ -4,9 +4,43 @@
 //! comes from an image that may be damaged or made up: names are bytes, sizes are claims.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use nix::libc;
+
+use crate::error::{Error, Result};
+
+/// How many places that could not be read are kept word for word.
+const MAX_KEPT: usize = 16;
+
+/// Places that could not be read.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// How many there are.
+    pub count: u64,
+    /// The first of them, and why.
+    pub first: Vec<(PathBuf, Error)>,
+}
+
+impl Places {
+    /// Adds one.
+    pub fn add(&mut self, path: &Path, error: Error) {
+        self.append(Places { count: 1, first: vec![(path.to_path_buf(), error)] });
+    }
+
+    /// Adds others.
+    pub fn append(&mut self, others: Places) {
+        self.count = self.count.saturating_add(others.count);
+        let room = MAX_KEPT.saturating_sub(self.first.len());
+        self.first.extend(others.first.into_iter().take(room));
+    }
+}
+
+/// Whether `error` is that there is no key for something encrypted, as the kernel and our own readers say it. Nothing is
+/// damaged then.
+pub fn lacks_key(error: &Error) -> bool {
+    error.io_cause().and_then(std::io::Error::raw_os_error) == Some(libc::ENOKEY)
+}
 
 /// What sort of file something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -253,6 +253,8 @@ codes! {
         "The source is no longer what it was when the copy was made, or when it was opened to be served.";
     FilesUnreadable = "files-unreadable", Error,
         "Files or directories inside the volume cannot be read, or are damaged.";
+    FilesEncrypted = "files-encrypted", Warning,
+        "Files or directories inside the volume are encrypted, and there is no key here: they are neither read nor checked.";
     JournalCutShort = "journal-cut-short", Warning,
         "The journal of the file system inside is damaged: what it says from there on is missing.";
     FastCommitsMissing = "fast-commits-missing", Warning,

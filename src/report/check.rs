@@ -167,6 +167,10 @@ pub struct FilesReport {
     pub others: u64,
     /// How many directories or files could not be read.
     pub unreadable: u64,
+    /// How many directories or files are encrypted.
+    pub encrypted: u64,
+    /// How many files were not looked into for databases.
+    pub passed_over: u64,
     /// Whether a limit ended the walk.
     pub cut_short: bool,
 }
@@ -371,7 +375,9 @@ impl From<&Walked> for FilesReport {
             files: walked.files,
             file_bytes: walked.file_bytes,
             others: walked.others,
-            unreadable: walked.unreadable,
+            unreadable: walked.unreadable.count,
+            encrypted: walked.encrypted.count,
+            passed_over: walked.passed_over,
             cut_short: walked.cut_short,
         }
     }

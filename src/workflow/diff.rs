@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::model::finding::Finding;
 use crate::replica::doctor;
-use crate::replica::{LayerInfo, SourceOptions, View};
+use crate::replica::{LayerInfo, ReplicaDir, SourceOptions, View};
 use crate::view::disk::Disk;
 use crate::workflow::browse::Browser;
 
@@ -195,19 +195,39 @@ pub fn diff(options: &DiffOptions, run: &Run<'_>) -> Result<Diff> {
     })
 }
 
+/// The name that the head goes by besides none at all, unless a snapshot bears it.
+const HEAD: &str = "head";
+
+/// What `wanted` means of the states of `source`: the head is none of the snapshots.
+fn snapshot_of(source: &Path, wanted: Option<&String>) -> Result<Option<String>> {
+    match wanted {
+        Some(name) if name == HEAD && source.is_dir() => {
+            let is_snapshot = ReplicaDir::open(source)?.find_layer(name).is_ok();
+            Ok(is_snapshot.then(|| name.clone()))
+        }
+        other => Ok(other.cloned()),
+    }
+}
+
 /// Opens both sides.
 fn open(options: &DiffOptions) -> Result<(Volume, Volume)> {
-    let given = &options.volume.source;
+    let newer = options.other.as_deref().unwrap_or(&options.source);
+    let at = snapshot_of(newer, options.volume.source.at.as_ref())?;
+    let given = &SourceOptions { at, ..options.volume.source.clone() };
     let state = |source: SourceOptions| VolumeOptions { source, ..options.volume.clone() };
     let head_of_from = given.head.clone().filter(|_| options.from.is_none() && options.other.is_some());
-    let from = state(SourceOptions { at: options.from.clone(), head: head_of_from, ..given.clone() });
+    let from = state(SourceOptions {
+        at: snapshot_of(&options.source, options.from.as_ref())?,
+        head: head_of_from,
+        ..given.clone()
+    });
     let Some(other) = &options.other else {
         if options.from.is_none() {
             return Err(Error::usage("there is nothing to compare with").with_path(&options.source).with_hint(
                 "name the earlier state (--from SNAPSHOT), or another replica, image or device after this one",
             ));
         }
-        let to = Volume::open(&options.source, &options.volume)?;
+        let to = Volume::open(&options.source, &state(given.clone()))?;
         return Ok((Volume::open(&options.source, &from)?, to));
     };
     if !options.source.is_dir()

@@ -146,7 +146,8 @@ impl<W: Write> Haggling<'_, W> {
         let disk = match self.catalog.open(name) {
             Some(Ok(disk)) => disk,
             Some(Err(e)) => {
-                let kind = if e.kind() == ErrorKind::Refused { rep::ERR_POLICY } else { rep::ERR_UNKNOWN };
+                // The state is there, and listed: a client must not take it for one that is not.
+                let kind = if e.kind() == ErrorKind::Refused { rep::ERR_POLICY } else { rep::ERR_PLATFORM };
                 self.refuse(option, kind, &in_full(&e))?;
                 return Ok(Next::Option);
             }

@@ -20,7 +20,7 @@ use crate::workflow::tool::Tools;
 The file system is checked by its own checker (e2fsck, xfs_repair, btrfs), as it is and after its journal was replayed on a \
 throw-away copy: nearly every volume that was in use has a journal that waits. SQLite databases in it are checked on copies; of \
 a PostgreSQL cluster it is told whether a server can start from it; other databases are named. The replica is never written. \
-Of XFS and btrfs, root is needed for the journal and the files. Exit code 0 says that all was checked and is sound.")]
+Of XFS and btrfs, root is needed for the journal and the files; of ext4, for fast commits in its journal. Exit code 0 says that all was checked and is sound.")]
 pub struct Args {
     /// The replica directory, or an image of the volume: a file or a block device
     #[arg(value_name = "REPLICA_DIR|IMAGE")]

@@ -21,7 +21,8 @@ use crate::workflow::browse::{Found, Glob, LastLink};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Prints the paths of all files below PATH that are as asked for, one to a line; with --db, the databases and other stores of data \
-that are known by their first bytes or by what is in their directory, with version. Links are not followed.")]
+that are known by their first bytes or by what is in their directory, with version. Files that have neither the name nor the \
+length of a database, nor a log beside them, are looked into as well, but for those after the first 10,000. Links are not followed.")]
 pub struct Args {
     /// The replica directory, or an image of a volume
     #[arg(value_name = "REPLICA_DIR|IMAGE")]

@@ -3,7 +3,7 @@
 //! A directory is a store when all marks of a rule are among its entries; the first rule that fits counts, so special
 //! ones come first. A file is one when a magic says so.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -31,6 +31,9 @@ pub enum Mark {
     Prefix(&'static str),
     /// A file whose name ends so.
     Suffix(&'static str),
+    /// A file whose name begins so and goes on with a hexadecimal number, and whose first bytes are these; a crash may have
+    /// left less of it, or nothing.
+    Numbered(&'static str, &'static [u8]),
     /// A file at that path below. It is looked for only when all else is there.
     Below(&'static str),
 }
@@ -43,9 +46,55 @@ impl Mark {
             Mark::Dir(wanted) => (FileKind::Directory, name == wanted.as_bytes()),
             Mark::Prefix(wanted) => (FileKind::File, name.starts_with(wanted.as_bytes())),
             Mark::Suffix(wanted) => (FileKind::File, name.ends_with(wanted.as_bytes())),
+            Mark::Numbered(wanted, _) => {
+                let number = name.strip_prefix(wanted.as_bytes()).unwrap_or_default();
+                (FileKind::File, !number.is_empty() && number.iter().all(u8::is_ascii_hexdigit))
+            }
             Mark::Below(_) => return false,
         };
         fits && entry.kind == kind
+    }
+
+    /// Whether what is in the file bears out its name; whether it is there, of one below.
+    fn is_borne_out(self, files: &dyn Files, dir: &Path, name: Option<&OsString>) -> bool {
+        match (self, name) {
+            (Mark::Below(path), _) => files.read(&dir.join(path), 0, &mut [0]).is_ok(),
+            (Mark::Numbered(_, magic), Some(name)) => {
+                beginning(files, &dir.join(name), magic.len()).is_ok_and(|bytes| magic.starts_with(&bytes))
+            }
+            _ => name.is_some(),
+        }
+    }
+}
+
+/// What of the directories in a store belongs to it, and is told with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owned {
+    /// Nothing that has a name of its own: others may keep theirs there.
+    Nothing,
+    /// Stores of this name, which it is made of.
+    Only(&'static str),
+    /// All of it.
+    All,
+}
+
+impl Owned {
+    /// Whether a store of that name belongs to it. An SQLite database is nobody's: whoever keeps one there will miss it.
+    pub fn has(self, name: &str) -> bool {
+        match self {
+            Owned::Nothing => false,
+            Owned::Only(owned) => name == owned,
+            Owned::All => name != SQLITE,
+        }
+    }
+
+    /// The same in a store within.
+    pub fn and(self, inner: Owned) -> Owned {
+        match (self, inner) {
+            (Owned::All, _) | (_, Owned::All) => Owned::All,
+            (outer, Owned::Nothing) => outer,
+            (_, inner) => inner,
+        }
     }
 }
 
@@ -54,6 +103,8 @@ pub struct DirRule {
     /// Its name.
     pub name: &'static str,
     marks: &'static [Mark],
+    /// What is not told by itself.
+    pub owns: Owned,
     /// What is known of the directory, whose entries that fit the marks are named in their order.
     pub describe: fn(&dyn Files, &Path, &[Option<OsString>]) -> Described,
 }
@@ -83,25 +134,40 @@ impl<'a> Matches<'a> {
 
     /// Whether all are there.
     pub fn is_full(&self, files: &dyn Files, dir: &Path) -> bool {
-        let marks = self.rule.marks.iter().zip(&self.names);
-        let below = |mark: &Mark| match mark {
-            Mark::Below(path) => Some(dir.join(path)),
-            _ => None,
-        };
-        marks.clone().all(|(mark, name)| name.is_some() || below(mark).is_some())
-            && marks.filter_map(|(mark, _)| below(mark)).all(|path| files.read(&path, 0, &mut [0]).is_ok())
+        let marks = || self.rule.marks.iter().zip(&self.names);
+        // Nothing is read before all names are there.
+        marks().all(|(mark, name)| name.is_some() || matches!(mark, Mark::Below(_)))
+            && marks().all(|(mark, name)| mark.is_borne_out(files, dir, name.as_ref()))
     }
 }
 
-use Mark::{Below, Dir, File, Prefix, Suffix};
+use Mark::{Below, Dir, File, Numbered, Prefix, Suffix};
 
+/// A store whose directory is its own.
 const fn rule(
     name: &'static str,
     marks: &'static [Mark],
     describe: fn(&dyn Files, &Path, &[Option<OsString>]) -> Described,
 ) -> DirRule {
-    DirRule { name, marks, describe }
+    DirRule { name, marks, owns: Owned::All, describe }
 }
+
+/// One that is known by names which other directories may have as well.
+const fn hint(
+    name: &'static str,
+    marks: &'static [Mark],
+    describe: fn(&dyn Files, &Path, &[Option<OsString>]) -> Described,
+) -> DirRule {
+    DirRule { name, marks, owns: Owned::Nothing, describe }
+}
+
+/// One of those that is made of other stores.
+const fn made_of(parts: &'static str, name: &'static str, marks: &'static [Mark]) -> DirRule {
+    DirRule { name, marks, owns: Owned::Only(parts), describe: nothing }
+}
+
+const SQLITE: &str = "SQLite";
+const LUCENE: &str = "Lucene index";
 
 /// What is known by the entries of its directory.
 pub const DIRECTORIES: &[DirRule] = &[
@@ -111,22 +177,22 @@ pub const DIRECTORIES: &[DirRule] = &[
     rule("MySQL or MariaDB", &[File("ibdata1"), Dir("mysql")], mariadb),
     rule("MongoDB", &[File("WiredTiger"), File("storage.bson")], wired_tiger),
     rule("MongoDB", &[File("WiredTiger"), File("_mdb_catalog.wt")], wired_tiger),
-    rule("Redis append-only file", &[Suffix(".aof.manifest")], nothing),
+    hint("Redis append-only file", &[Suffix(".aof.manifest")], nothing),
     rule("etcd", &[Dir("snap"), Dir("wal"), Below("snap/db")], nothing),
-    rule("RabbitMQ", &[File("cluster_nodes.config")], nothing),
-    rule("Kafka", &[File("meta.properties")], kafka),
-    rule("ZooKeeper", &[Prefix("snapshot."), Prefix("log.")], nothing),
-    rule("Elasticsearch or OpenSearch", &[Dir("_state"), Dir("indices")], nothing),
-    rule("Lucene index", &[Prefix("segments_")], lucene),
-    rule("Prometheus", &[Dir("chunks_head"), Dir("wal")], nothing),
-    rule("InfluxDB 2", &[File("influxd.bolt"), Dir("engine")], nothing),
-    rule("InfluxDB", &[Dir("meta"), Dir("data"), Dir("wal"), Below("meta/meta.db")], nothing),
-    rule("ClickHouse", &[Dir("store"), Dir("metadata"), File("uuid")], click_house),
-    rule("Cassandra or Scylla", &[Dir("commitlog"), Dir("hints"), Dir("data")], nothing),
+    hint("RabbitMQ", &[File("cluster_nodes.config")], nothing),
+    hint("Kafka", &[File("meta.properties")], kafka),
+    hint("ZooKeeper", &[Numbered("snapshot.", b"ZKSN"), Numbered("log.", b"ZKLG")], nothing),
+    made_of(LUCENE, "Elasticsearch or OpenSearch", &[Dir("_state"), Dir("indices")]),
+    rule(LUCENE, &[Prefix("segments_")], lucene),
+    hint("Prometheus", &[Dir("chunks_head"), Dir("wal")], nothing),
+    hint("InfluxDB 2", &[File("influxd.bolt"), Dir("engine")], nothing),
+    hint("InfluxDB", &[Dir("meta"), Dir("data"), Dir("wal"), Below("meta/meta.db")], nothing),
+    hint("ClickHouse", &[Dir("store"), Dir("metadata"), File("uuid")], click_house),
+    hint("Cassandra or Scylla", &[Dir("commitlog"), Dir("hints"), Dir("data")], nothing),
     rule("CouchDB", &[File("_dbs.couch"), Dir("shards")], nothing),
-    rule("Neo4j", &[Dir("databases"), Dir("transactions"), Below("databases/store_lock")], nothing),
-    rule("MinIO", &[Dir(".minio.sys"), Below(".minio.sys/format.json")], nothing),
-    rule("Microsoft SQL Server", &[File("master.mdf")], nothing),
+    made_of(LUCENE, "Neo4j", &[Dir("databases"), Dir("transactions"), Below("databases/store_lock")]),
+    hint("MinIO", &[Dir(".minio.sys"), Below(".minio.sys/format.json")], nothing),
+    hint("Microsoft SQL Server", &[File("master.mdf")], nothing),
     rule("RocksDB", &[File("CURRENT"), Prefix("MANIFEST-"), Prefix("OPTIONS-")], rocks_db),
     rule("LevelDB", &[File("CURRENT"), Prefix("MANIFEST-")], nothing),
     rule("WiredTiger", &[File("WiredTiger"), File("WiredTiger.wt")], wired_tiger),
@@ -142,7 +208,7 @@ pub struct FileRule {
 
 /// What is known by its magic.
 pub const FILES: &[FileRule] = &[
-    FileRule { name: "SQLite", recognise: sqlite },
+    FileRule { name: SQLITE, recognise: sqlite },
     FileRule { name: "Redis dump", recognise: redis },
     FileRule { name: "bbolt", recognise: bbolt },
     FileRule { name: "LMDB", recognise: lmdb },
@@ -153,12 +219,43 @@ pub const FILES: &[FileRule] = &[
 /// Endings of names that files are looked into for, whatever their length.
 const ENDINGS: &[&str] = &[".db", ".db3", ".sqlite", ".sqlite3", ".rdb", ".mdb", ".duckdb", ".bolt"];
 
-/// Whether a file may be a store by itself. Databases are made of pages, so most others can be told by their length;
-/// looking into every one takes hours on a slow disk.
-pub fn may_be_store(entry: &Entry) -> bool {
+/// What is put behind a database's name for SQLite's logs.
+const LOGS: [&[u8]; 2] = [b"-wal", b"-journal"];
+
+/// The shortest database there is, in bytes: one page.
+const SHORTEST_BYTES: u64 = 512;
+
+/// Whether a file may be a store by itself, seen from outside. Databases are made of pages, so most others can be told by
+/// their length; looking into every one takes hours on a slow disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looks {
+    /// It is called as stores are.
+    Named,
+    /// It is as long as stores are.
+    Likely,
+    /// Neither; one that was cut off looks so.
+    Unlikely,
+    /// It is too short.
+    Impossible,
+}
+
+/// What a file looks like.
+pub fn looks_like(entry: &Entry) -> Looks {
     let name = entry.name.as_bytes();
-    let ending_fits = || ENDINGS.iter().any(|ending| name.ends_with(ending.as_bytes()));
-    entry.size_bytes > 0 && (entry.size_bytes.is_multiple_of(512) || ending_fits())
+    match entry.size_bytes {
+        0 => Looks::Impossible,
+        _ if ENDINGS.iter().any(|ending| name.ends_with(ending.as_bytes())) => Looks::Named,
+        size_bytes if size_bytes.is_multiple_of(SHORTEST_BYTES) => Looks::Likely,
+        size_bytes if size_bytes > SHORTEST_BYTES => Looks::Unlikely,
+        _ => Looks::Impossible,
+    }
+}
+
+/// What the database is called whose log has this name.
+pub fn base_of_log(name: &OsStr) -> Option<OsString> {
+    LOGS.iter()
+        .find_map(|ending| name.as_bytes().strip_suffix(*ending))
+        .map(|base| OsStr::from_bytes(base).into())
 }
 
 fn nothing(_: &dyn Files, _: &Path, _: &[Option<OsString>]) -> Described {

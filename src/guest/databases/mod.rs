@@ -2,22 +2,25 @@
 //!
 //! After an outage the question is seldom "is my file there?" but "is my database there, and which version is needed to
 //! open it?". A table of well-known stores (`known.rs`) answers it; nothing is opened, and nothing but the first bytes of
-//! files is read. What belongs to a store that was recognised by its directory is not looked into any further.
+//! files is read. What belongs to a store that was recognised by its directory is not looked into any further, but for what has
+//! the name of a database: a directory may look like a store and be none.
 
 mod known;
 pub mod postgres;
 pub mod sqlite;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::event::Run;
-use crate::guest::files::{Entry, FileKind, Files, beginning};
+use crate::guest::files::{Entry, FileKind, Files, Places, beginning, lacks_key};
 
-use known::{DIRECTORIES, DirRule, FILES, Matches};
+use known::{DIRECTORIES, DirRule, FILES, Looks, Matches, Owned};
 use postgres::Cluster;
 use sqlite::Header;
 
@@ -29,8 +32,8 @@ const MAX_STORES: usize = 1 << 16;
 const MAX_CANDIDATES: usize = 1 << 20;
 /// How long a path may get, in bytes; what the kernel takes.
 const MAX_PATH_BYTES: usize = 4096;
-/// How many of the places that cannot be read are kept.
-const MAX_UNREADABLE: usize = 16;
+/// How many files are looked into that do not look like databases from outside.
+const MAX_UNLIKELY: u64 = 10_000;
 /// How much of a file's beginning tells what it is, in bytes.
 const HEAD_BYTES: usize = 512;
 
@@ -71,10 +74,12 @@ pub struct Walked {
     pub file_bytes: u64,
     /// Links, devices and the like.
     pub others: u64,
-    /// How many directories or files could not be read, and the first of them.
-    pub unreadable: u64,
-    /// The first of them.
-    pub unreadable_first: Vec<(PathBuf, Error)>,
+    /// Directories or files that could not be read.
+    pub unreadable: Places,
+    /// The same for want of a key: nothing is wrong with them.
+    pub encrypted: Places,
+    /// Files that were not looked into, since neither name nor length is that of a database, and there were so many of them.
+    pub passed_over: u64,
     /// Whether a limit ended it before all was seen.
     pub cut_short: bool,
 }
@@ -82,8 +87,8 @@ pub struct Walked {
 /// A directory still to be walked.
 struct Pending {
     path: PathBuf,
-    /// Belongs to a store: its files are counted, and not looked into.
-    is_claimed: bool,
+    /// What of it belongs to the store that it is in.
+    owned: Owned,
 }
 
 /// Walks `top` and everything below it, and calls `found` with each store. Links are not followed.
@@ -96,9 +101,9 @@ pub fn find(
     run: &Run<'_>,
     found: &mut dyn FnMut(Store) -> Result<()>,
 ) -> Result<Walked> {
-    let mut walk =
-        Walk { files, walked: Walked::default(), seen: HashSet::new(), pending: Vec::new(), stores: 0 };
-    walk.pending.push(Pending { path: top.to_path_buf(), is_claimed: false });
+    let (walked, seen, pending) = (Walked::default(), HashSet::new(), Vec::new());
+    let mut walk = Walk { files, walked, seen, pending, stores: 0, unlikely: 0 };
+    walk.pending.push(Pending { path: top.to_path_buf(), owned: Owned::Nothing });
     while let Some(next) = walk.pending.pop() {
         run.check()?;
         walk.directory(next, run, found)?;
@@ -131,58 +136,75 @@ struct Walk<'a> {
     seen: HashSet<(u64, u64)>,
     pending: Vec<Pending>,
     stores: usize,
+    /// How many files were looked into though they do not look like databases from outside.
+    unlikely: u64,
 }
 
 impl Walk<'_> {
     fn directory(
         &mut self,
-        Pending { path, is_claimed }: Pending,
+        Pending { path, owned }: Pending,
         run: &Run<'_>,
         found: &mut dyn FnMut(Store) -> Result<()>,
     ) -> Result<()> {
         self.walked.directories += 1;
-        let mut matches: Vec<Matches<'_>> = DIRECTORIES.iter().map(Matches::of).collect();
-        let mut candidates: Vec<(OsString, u64)> = Vec::new();
+        let rules = DIRECTORIES.iter().filter(|rule| !owned.has(rule.name));
+        let mut matches: Vec<Matches<'_>> = rules.map(Matches::of).collect();
+        let mut candidates = Candidates::default();
         let mut below: Vec<PathBuf> = Vec::new();
         let files = self.files;
         let listed = files.list(&path, &mut |entry| {
             run.check()?;
             self.count(&entry);
-            if !is_claimed {
-                for rule in &mut matches {
-                    rule.take(&entry);
-                }
+            for rule in &mut matches {
+                rule.take(&entry);
             }
             match entry.kind {
                 FileKind::Directory => below.extend(self.enter(&path, &entry)),
-                FileKind::File if !is_claimed && known::may_be_store(&entry) => {
-                    if candidates.len() < MAX_CANDIDATES {
-                        candidates.push((entry.name, entry.size_bytes));
-                    } else {
-                        self.walked.cut_short = true;
-                    }
-                }
-                _ => {}
+                FileKind::File => candidates.take(entry),
+                FileKind::Link | FileKind::Other => {}
             }
             Ok(())
         });
         self.readable(listed, &path)?;
-        let rule = matches.iter().find(|rule| !is_claimed && rule.is_full(files, &path));
-        let claims = rule.is_some() || is_claimed;
-        self.pending.extend(below.into_iter().map(|path| Pending { path, is_claimed: claims }));
+        let rule = matches.iter().find(|rule| rule.is_full(files, &path));
+        let owned = rule.map_or(owned, |rule| owned.and(rule.rule.owns));
+        self.pending.extend(below.into_iter().map(|path| Pending { path, owned }));
         if let Some(rule) = rule {
-            let store = describe(files, &path, rule);
-            return self.found(store, found);
+            self.found(describe(files, &path, rule), found)?;
         }
-        for (name, size_bytes) in candidates {
+        self.walked.cut_short |= candidates.cut_short;
+        for (name, size_bytes) in self.chosen(candidates, owned) {
             run.check()?;
             let file = path.join(name);
             let recognised = recognise_file(files, &file, size_bytes);
-            if let Some(store) = self.readable(recognised, &file)?.flatten() {
+            if let Some(store) = self.readable(recognised, &file)?.flatten()
+                && !owned.has(store.name)
+            {
                 self.found(store, found)?;
             }
         }
         Ok(())
+    }
+
+    /// The files of a directory that are looked into. A store has thousands of files of its own, none of which are called as
+    /// other databases are.
+    fn chosen(&mut self, candidates: Candidates, owned: Owned) -> Vec<(OsString, u64)> {
+        let Candidates { named, likely, unlikely, logs, .. } = candidates;
+        let (with_log, unlikely) = unlikely.into_iter().partition(|(name, _)| logs.contains(name));
+        let mut chosen: Vec<_> = [named, with_log].concat();
+        if owned == Owned::All {
+            chosen.extend(likely.into_iter().filter(|(name, _)| logs.contains(name)));
+            return chosen;
+        }
+        chosen.extend(likely);
+        let all: Vec<(OsString, u64)> = unlikely;
+        let room = MAX_UNLIKELY - self.unlikely;
+        let taken = room.min(all.len() as u64);
+        self.unlikely += taken;
+        self.walked.passed_over += all.len() as u64 - taken;
+        chosen.extend(all.into_iter().take(usize::try_from(taken).unwrap_or(usize::MAX)));
+        chosen
     }
 
     fn count(&mut self, entry: &Entry) {
@@ -227,12 +249,42 @@ impl Walk<'_> {
             Ok(value) => Ok(Some(value)),
             Err(e) if e.kind() == ErrorKind::Interrupted => Err(e),
             Err(e) => {
-                self.walked.unreadable += 1;
-                if self.walked.unreadable_first.len() < MAX_UNREADABLE {
-                    self.walked.unreadable_first.push((path.to_path_buf(), e));
-                }
+                let places =
+                    if lacks_key(&e) { &mut self.walked.encrypted } else { &mut self.walked.unreadable };
+                places.add(path, e);
                 Ok(None)
             }
+        }
+    }
+}
+
+/// The files of a directory that may be stores by themselves, with their lengths.
+#[derive(Default)]
+struct Candidates {
+    /// Those with the name of one.
+    named: Vec<(OsString, u64)>,
+    /// Those with the length of one.
+    likely: Vec<(OsString, u64)>,
+    /// Those that are long enough.
+    unlikely: Vec<(OsString, u64)>,
+    /// What has a log of SQLite beside it.
+    logs: HashSet<OsString>,
+    cut_short: bool,
+}
+
+impl Candidates {
+    fn take(&mut self, entry: Entry) {
+        self.logs.extend(known::base_of_log(&entry.name));
+        let places = match known::looks_like(&entry) {
+            Looks::Named => &mut self.named,
+            Looks::Likely => &mut self.likely,
+            Looks::Unlikely => &mut self.unlikely,
+            Looks::Impossible => return,
+        };
+        if places.len() < MAX_CANDIDATES {
+            places.push((entry.name, entry.size_bytes));
+        } else {
+            self.cut_short = true;
         }
     }
 }

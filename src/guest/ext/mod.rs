@@ -21,6 +21,7 @@ use std::sync::Arc;
 use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType, Inode, InodeIndex, Timestamp};
 
 use crate::error::{Error, Result};
+use crate::guest::facts;
 use crate::model::units::ByteRange;
 use crate::view::disk::Disk;
 
@@ -131,6 +132,7 @@ pub struct JournalState {
 #[derive(Clone)]
 pub struct ExtFs {
     fs: Ext4,
+    written_at: Option<i64>,
 }
 
 impl ExtFs {
@@ -140,8 +142,14 @@ impl ExtFs {
     /// When it is damaged where it must not be, or has features that are not known; and unreadable data, as everywhere
     /// here, as the disk tells it.
     pub fn open(disk: Arc<dyn Disk>) -> Result<Self> {
+        let written_at = facts::ext_written_at(&*disk)?;
         let fs = Ext4::load(Box::new(Reader(disk))).map_err(on_open)?;
-        Ok(ExtFs { fs })
+        Ok(ExtFs { fs, written_at })
+    }
+
+    /// When its superblock was last written, in seconds since 1970. Files may have changed since.
+    pub fn written_at(&self) -> Option<i64> {
+        self.written_at
     }
 
     /// What the journal had to say; `None` where it did not have to be replayed.

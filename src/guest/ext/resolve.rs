@@ -14,6 +14,12 @@ use crate::guest::ext::{ExtFs, Kind, Node, as_path, is_not_found};
 /// How many links are followed for one path: as many as Linux does (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
 
+/// The flag of a directory in which the kernel takes names for the same that differ in case only (`EXT4_CASEFOLD_FL`).
+const IGNORES_CASE: u32 = 0x4000_0000;
+
+const CASE_MATTERS: &str =
+    "this directory ignores case, and here names must be given as they are written in it";
+
 /// What to do with a symbolic link at the end of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastLink {
@@ -79,8 +85,9 @@ impl ExtFs {
             return Err(at("not a directory in the image", path));
         }
         let missing = || {
-            at("no such file or directory in the image", path)
-                .with_hint("lhrecover ls shows what is there; another snapshot may have it: --at")
+            let error = at("no such file or directory in the image", path)
+                .with_hint("lhrecover ls shows what is there; another snapshot may have it: --at");
+            if here.flags & IGNORES_CASE == 0 { error } else { error.and(CASE_MATTERS) }
         };
         let name = DirEntryName::try_from(name).map_err(|_| missing())?;
         match self.fs.lookup(&here.inode, name) {

@@ -1,6 +1,9 @@
 //! What the reader of file systems says, as our errors.
 
+use std::io;
+
 use ext4_view::Ext4Error;
+use nix::libc;
 
 use crate::error::Error;
 
@@ -24,6 +27,7 @@ pub fn from_ext(error: Ext4Error) -> Error {
                 .with_hint(UNKNOWN_HINT)
         }
         Ext4Error::Encrypted => Error::source("encrypted (fscrypt)")
+            .caused_by(io::Error::from_raw_os_error(libc::ENOKEY))
             .with_hint("mount the volume with lhrecover mount, and unlock it there with fscrypt"),
         Ext4Error::NotADirectory => Error::usage("not a directory"),
         Ext4Error::IsADirectory => Error::usage("a directory"),

@@ -85,6 +85,15 @@ pub fn facts(head: &[u8]) -> Option<Facts> {
     Some(facts)
 }
 
+/// When the superblock on `disk` was last written.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn written_at(disk: &dyn Disk) -> Result<Option<i64>> {
+    let block = bytes_at(disk, OFFSET as u64, LENGTH as u64)?;
+    Ok(time(&Fields::little(&block), 0x30, 0x274))
+}
+
 /// What the kernel noted down of errors it met; a checker that repairs the file system clears it.
 fn recorded_errors(sb: &Fields<'_>) -> Option<String> {
     let (state, count) = (sb.u16(0x3a)?, sb.u32(0x194)?);

@@ -11,6 +11,8 @@ mod swap;
 mod xfs;
 mod xfs_log;
 
+pub use ext::written_at as ext_written_at;
+
 use crate::error::Result;
 use crate::guest::{HEAD_BYTES, recognise};
 use crate::model::units::ByteRange;

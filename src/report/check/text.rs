@@ -95,6 +95,9 @@ fn file_system_text(checked: &FileSystemReport) -> String {
         None if checked.replay == "not-needed" => {
             let _ = writeln!(text, "  checked    {}", look_text(&checked.before));
         }
+        None if checked.replay_why.is_some() && checked.replay_why == checked.before.why => {
+            let _ = writeln!(text, "  checked    {}", look_text(&checked.before));
+        }
         after => {
             let doubt = if checked.before.state == "damaged" {
                 ", as it may be before its journal is replayed"

@@ -28,6 +28,9 @@ const LAYERS_SHOWN: usize = 40;
 /// How many ranges of a finding are shown.
 const RANGES_SHOWN: usize = 8;
 
+/// How many points of a line are drawn as dots; more would run together on a telephone, and are strokes.
+const MAX_DOTS: usize = 60;
+
 /// How far down the points of a line are drawn, by their lanes, in pixels.
 const LANES: [u32; 4] = [27, 9, 43, 58];
 
@@ -126,12 +129,15 @@ impl Page<'_> {
                 "<div><dt>{name}</dt><dd data-figure=\"{key}\" data-bytes=\"{exact}\" title=\"{exact} bytes\">{text}</dd></div>"
             );
         }
+        let findings = &report.replica.findings;
+        let worst = findings.iter().map(|found| found.severity).max();
+        let worst = worst.map(|severity| format!(" class=\"{severity}\"")).unwrap_or_default();
         let counts = [
-            ("Layers", "layers", report.live().count()),
-            ("Findings", "findings", report.replica.findings.len()),
+            ("Layers", "layers", report.live().count(), ""),
+            ("Findings", "findings", findings.len(), worst.as_str()),
         ];
-        for (name, key, count) in counts {
-            let _ = writeln!(html, "<div><dt>{name}</dt><dd data-figure=\"{key}\">{count}</dd></div>");
+        for (name, key, count, class) in counts {
+            let _ = writeln!(html, "<div><dt>{name}</dt><dd{class} data-figure=\"{key}\">{count}</dd></div>");
         }
         html.push_str("</dl>\n</header>\n");
     }
@@ -268,7 +274,8 @@ impl Page<'_> {
     fn axis(&self, html: &mut String) {
         let Some(line) = timeline(self.report) else { return };
         let two = if line.points.iter().any(|point| point.lane > 1) { " two" } else { "" };
-        let _ = write!(html, "<div class=\"axis{two}\" aria-hidden=\"true\">");
+        let many = if line.points.len() > MAX_DOTS { " many" } else { "" };
+        let _ = write!(html, "<div class=\"axis{two}{many}\" aria-hidden=\"true\">");
         for point in &line.points {
             let Some(layer) = self.report.replica.layers.get(point.layer) else { continue };
             let colour = self.colour(point.layer);

@@ -147,7 +147,10 @@ impl<'a> Strip<'a> {
         shown.sort_by_key(|(place, _)| *place);
         let names: Vec<_> = shown.iter().map(|(_, layer)| markup::cut(&printable(&layer.name), 40)).collect();
         let width = names.iter().map(|name| name.chars().count()).max().unwrap_or_default().max(5);
-        let mut text = format!("\n   {:width$}  {:20}  {:>10}  share\n", "layer", "created", "serves");
+        let mut text = String::from("\n");
+        if !shown.is_empty() {
+            let _ = writeln!(text, "   {:width$}  {:20}  {:>10}  share", "layer", "created", "serves");
+        }
         for ((place, layer), name) in shown.iter().zip(&names) {
             let sign = match self.style.depth {
                 Depth::None => self.letter(*place).to_string(),
@@ -174,8 +177,12 @@ impl<'a> Strip<'a> {
             );
         }
         let silent = self.report.live().count() - self.serving.len();
-        if silent > 0 {
-            let _ = writeln!(text, "   {silent} layers of the chain serve nothing");
+        match silent {
+            0 => {}
+            1 => text.push_str("   1 layer of the chain serves nothing\n"),
+            _ => {
+                let _ = writeln!(text, "   {silent} layers of the chain serve nothing");
+            }
         }
         let _ = writeln!(text, " . served by no layer: zeros");
         if self.report.cells.iter().flat_map(|cell| &cell.layers).any(|share| share.unwritten_bytes > 0) {

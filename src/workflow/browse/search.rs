@@ -90,10 +90,7 @@ pub fn stores(
             }
             continue;
         }
-        let walked = databases::find(browser.fs(), as_path(&start.path), run, each)?;
-        for (path, e) in walked.unreadable_first {
-            troubles.add(path.as_os_str().as_encoded_bytes(), e);
-        }
+        troubles.add_all(databases::find(browser.fs(), as_path(&start.path), run, each)?);
     }
     Ok(())
 }

@@ -63,7 +63,7 @@ pub fn judge(part: &mut PartCheck, with_databases: bool) -> Vec<Finding> {
     let damage = [Code::FileSystemDamaged, Code::DatabaseDamaged, Code::FilesUnreadable, Code::Unreadable];
     part.verdict = match () {
         () if worst(&damage) => Verdict::Damaged,
-        () if worst(&[Code::NotChecked, Code::ContentUnknown]) => Verdict::NotInFull,
+        () if worst(&[Code::NotChecked, Code::FilesEncrypted, Code::ContentUnknown]) => Verdict::NotInFull,
         () if worst(&[Code::NothingInside]) => Verdict::Nothing,
         () if part.facts.journal == Journal::Dirty => Verdict::SoundAfterReplay,
         () => Verdict::Sound,
@@ -187,17 +187,26 @@ fn of_file_system(part: &PartCheck) -> Vec<Finding> {
     findings
 }
 
-/// The lines of a checker that say something.
+/// What the lines of a checker say.
 fn said(look: &Look) -> String {
     let lines = look.run.iter().flat_map(|run| &run.lines);
-    let telling = lines.filter(|line| !is_routine(line)).take(LINES_SHOWN);
-    telling.map(String::as_str).collect::<Vec<_>>().join("; ")
+    let telling = lines.filter(|line| !is_routine(line)).filter_map(|line| statement(line));
+    telling.take(LINES_SHOWN).collect::<Vec<_>>().join("; ")
+}
+
+/// A line without the question whether to repair what it says, and the answer to that; `None` when it says nothing else.
+fn statement(line: &str) -> Option<&str> {
+    match line.strip_suffix("? no") {
+        Some(asked) => asked.rsplit_once(".  ").map(|(statement, _)| statement),
+        None => Some(line),
+    }
 }
 
 /// What checkers say of any file system.
 fn is_routine(line: &str) -> bool {
-    const ROUTINE: [&str; 12] = [
+    const ROUTINE: [&str; 13] = [
         "e2fsck 1.",
+        "IMAGE: ********** WARNING",
         "Pass ",
         "Phase ",
         "- ",
@@ -210,7 +219,9 @@ fn is_routine(line: &str) -> bool {
         "Checking filesystem",
         "No modify flag set",
     ];
-    ROUTINE.iter().any(|routine| line.starts_with(routine)) || line.ends_with("? no")
+    // e2fsck ends with how many files and blocks are in use.
+    let is_summary = line.starts_with("IMAGE: ") && line.ends_with(" blocks");
+    is_summary || ROUTINE.iter().any(|routine| line.starts_with(routine))
 }
 
 fn after_colon(text: &str) -> String {
@@ -223,11 +234,18 @@ fn of_walk(part: &PartCheck) -> Vec<Finding> {
         findings.push(not_checked("databases were".to_owned(), why, overlay_advice(part)));
     }
     let Some(walked) = &part.walked else { return findings };
-    if let Some((path, error)) = walked.unreadable_first.first() {
-        let (count, first) = (walked.unreadable, path.display());
+    if let Some((path, error)) = walked.unreadable.first.first() {
+        let (count, first) = (walked.unreadable.count, path.display());
         let what = format!("{count} files or directories cannot be read, the first is {first}: {error}");
         let meaning = "what is in them is lost, unless another replica or an older snapshot has it";
         findings.push(Finding::new(Code::FilesUnreadable, what, meaning));
+    }
+    if let Some((path, error)) = walked.encrypted.first.first() {
+        let (count, first) = (walked.encrypted.count, path.display());
+        let what = format!("{count} files or directories are encrypted, the first is {first}: {error}");
+        let meaning = "what is in them was not looked at; nothing is known to be wrong with it";
+        let finding = Finding::new(Code::FilesEncrypted, what, meaning);
+        findings.push(finding.advise(error.hint().unwrap_or("mount the volume, and unlock it there")));
     }
     if walked.cut_short {
         findings.push(not_checked(

@@ -41,6 +41,10 @@ use stage::{Ground, Stage};
 /// The most partitions that are checked. A table may name thousands, and they all may be made up.
 const MAX_PARTITIONS: usize = 128;
 
+/// e2fsck of e2fsprogs 1.47 makes damage of fast commits that the kernel replays well.
+const ONLY_THE_KERNEL: &str =
+    "its journal has fast commits, which only the kernel replays reliably: as root, check has it do so";
+
 /// What is checked, and with what.
 #[derive(Clone, Debug)]
 pub struct CheckOptions {
@@ -122,7 +126,7 @@ pub fn check(source: &Path, options: &CheckOptions, run: &Run<'_>) -> Result<Che
         volume: options.volume.clone(),
         overlay: options.overlay.clone(),
     };
-    let checker = Checker { ground, options, run };
+    let checker = Checker { ground, volume: &volume, options, run };
     let mut findings = volume.findings.clone();
     let mut parts = Vec::new();
     for (disk, partition, range) in targets(&volume, options.partition, &mut findings)? {
@@ -186,6 +190,7 @@ fn targets(volume: &Volume, wanted: Option<u32>, findings: &mut Vec<Finding>) ->
 
 struct Checker<'a> {
     ground: Ground,
+    volume: &'a Volume,
     options: &'a CheckOptions,
     run: &'a Run<'a>,
 }
@@ -221,13 +226,18 @@ impl Checker<'_> {
         Ok(part)
     }
 
-    /// e2fsprogs replays the journal, and a reader of our own sees the files: no root is needed.
+    /// e2fsprogs replays the journal, and a reader of our own sees the files: no root is needed. Fast commits are for the
+    /// kernel where it can be asked.
     fn ext(&self, part: &mut PartCheck, disk: &Arc<dyn Disk>) -> Result<()> {
+        let fast_commits = part.facts.journal == Journal::Dirty && has_fast_commits(disk);
+        if fast_commits && geteuid().is_root() {
+            return self.ext_by_kernel(part, disk);
+        }
         let number = part.partition.as_ref().map(|partition| partition.number);
         let stage = match or_why(Stage::image(&self.ground, number, self.run))? {
             Ok(stage) => stage,
             Err(why) => {
-                part.before = Some(Look::not_done(&why));
+                part.before = Some(self.look_at_file(part, &why)?);
                 part.replay = not_replayed(&part.facts, why);
                 return self.files_of_ext(part, disk);
             }
@@ -235,20 +245,14 @@ impl Checker<'_> {
         let (image, tools) = (stage.image_file(), &self.options.tools);
         part.before = Some(file_system::look(Kind::Ext, &image, tools, self.run)?);
         if part.facts.journal == Journal::Dirty {
-            match file_system::replay_ext(&image, tools, self.run)? {
-                Ok(ran) => {
-                    part.replay = Replay::Done;
-                    part.replay_run = Some(ran);
-                    part.after = Some(file_system::look(Kind::Ext, &image, tools, self.run)?);
-                }
-                Err(failed) => {
-                    part.replay = Replay::NotDone(failed.why.unwrap_or_default());
-                    part.replay_run = failed.run;
-                }
-            }
+            self.replay_ext(part, &image, fast_commits)?;
         }
-        if let Some(why) = stage.overlay_trouble() {
-            part.unseen(why);
+        let full = stage.overlay_trouble();
+        let is_doubtful = part.replay == Replay::Done && part.state() == State::Unchecked;
+        if full.is_some() || is_doubtful {
+            if let Some(why) = full {
+                part.unseen(why);
+            }
             self.take_down(stage, part)?;
             return self.files_of_ext(part, disk);
         }
@@ -257,6 +261,44 @@ impl Checker<'_> {
         // It holds the image open.
         drop(replayed);
         self.take_down(stage, part)
+    }
+
+    /// Has e2fsck replay the journal in the file `image`, and looks again. Of what it finds wrong after it has replayed fast
+    /// commits, its own replay may be the cause.
+    fn replay_ext(&self, part: &mut PartCheck, image: &Path, fast_commits: bool) -> Result<()> {
+        let tools = &self.options.tools;
+        match file_system::replay_ext(image, tools, self.run)? {
+            Ok(ran) => {
+                part.replay = Replay::Done;
+                part.replay_run = Some(ran);
+                let after = file_system::look(Kind::Ext, image, tools, self.run)?;
+                let is_doubtful = fast_commits && after.state == State::Damaged;
+                part.after = Some(if is_doubtful { after.doubted(ONLY_THE_KERNEL) } else { after });
+            }
+            Err(failed) => {
+                part.replay = Replay::NotDone(failed.why.unwrap_or_default());
+                part.replay_run = failed.run;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the kernel replay the journal. Where that cannot be done, the files are shown without the fast commits.
+    fn ext_by_kernel(&self, part: &mut PartCheck, disk: &Arc<dyn Disk>) -> Result<()> {
+        self.by_kernel(part)?;
+        if part.walked.is_none() {
+            part.not_walked = None;
+            return self.files_of_ext(part, disk);
+        }
+        Ok(())
+    }
+
+    /// Has e2fsck look at an image file itself, which takes no FUSE, or says `why` there was no look.
+    fn look_at_file(&self, part: &PartCheck, why: &str) -> Result<Look> {
+        match self.volume.plain_file().filter(|_| part.partition.is_none()) {
+            Some(file) => file_system::look(part.facts.kind, &file, &self.options.tools, self.run),
+            None => Ok(Look::not_done(why)),
+        }
     }
 
     /// Looks through the files of ext; a journal that was not replayed is replayed in memory.
@@ -270,7 +312,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Only the kernel can replay the journals of XFS and btrfs, which takes root.
+    /// Only the kernel can replay the journals of XFS and btrfs, and fast commits of ext4, which takes root.
     fn by_kernel(&self, part: &mut PartCheck) -> Result<()> {
         let kind = part.facts.kind;
         let number = part.partition.as_ref().map(|partition| partition.number);
@@ -329,6 +371,12 @@ impl Checker<'_> {
         part.trouble.extend(trouble.filter(|line| of_overlay(line).is_none()));
         Ok(())
     }
+}
+
+/// Whether there are fast commits in the journal of ext. Where that cannot be told, e2fsck says why.
+fn has_fast_commits(disk: &Arc<dyn Disk>) -> bool {
+    let journal = ExtFs::open(Arc::clone(disk)).ok().and_then(|files| files.journal());
+    journal.is_some_and(|journal| journal.has_fast_commits)
 }
 
 /// Why something cannot be checked here, unless all is to stop.

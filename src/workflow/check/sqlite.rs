@@ -139,7 +139,9 @@ fn examine(database: &Connection, checked: &mut SqliteCheck) -> rusqlite::Result
     while let Some(row) = rows.next()? {
         let text: String = row.get(0)?;
         if text != "ok" {
-            checked.errors.extend(text.lines().map(shortened));
+            // A headline says which of several databases is meant; there is one.
+            let said = text.lines().filter(|line| !line.starts_with("*** in database"));
+            checked.errors.extend(said.map(shortened));
         }
     }
     checked.errors.truncate(MAX_ERRORS);

@@ -127,7 +127,8 @@ pub fn compare(from: &ExtFs, to: &ExtFs, all: bool, run: &Run<'_>) -> Result<Fil
     run.event(Event::PhaseDone);
     let (counts, changes) = (comparing.counts, comparing.changes.finish()?);
     let of = |side: &str, troubles: &Troubles| {
-        troubles.finding().map(|finding| Finding { what: format!("{side}: {}", finding.what), ..finding })
+        let on = |finding: Finding| Finding { what: format!("{side}: {}", finding.what), ..finding };
+        troubles.findings().into_iter().map(on).collect::<Vec<_>>()
     };
     let findings = of("first", &troubles.0).into_iter().chain(of("second", &troubles.1));
     Ok(Files { counts, changes, renames_given_up: renames.given_up, findings: findings.collect() })
@@ -186,7 +187,7 @@ impl Comparing<'_> {
 
     /// Whether what is in a file changed, and what about it did.
     fn differences(&self, from: &Found, to: &Found) -> Result<(bool, Vec<String>)> {
-        if !self.all && same::is_untouched(&from.node, &to.node) {
+        if !self.all && same::is_untouched(&from.node, &to.node, self.sides.0.written_at()) {
             return Ok((false, Vec::new()));
         }
         let one = File { fs: self.sides.0, node: &from.node };

@@ -27,8 +27,14 @@ pub enum Unreadable {
     To(Error),
 }
 
+/// Seconds that clocks may be apart, and that pass between a change and the note of it.
+const MARGIN_SECONDS: i64 = 2;
+
 /// Whether `from` and `to` look untouched: the same inode, which nobody has changed since by any means that leaves a trace.
-pub fn is_untouched(from: &Node, to: &Node) -> bool {
+///
+/// An inode of 128 bytes has times to the second. What happened to it in the second in which the first state was taken
+/// leaves no trace, so its time must be older than `from_written_at`, when that state's superblock was last written.
+pub fn is_untouched(from: &Node, to: &Node, from_written_at: Option<i64>) -> bool {
     let traces = |node: &Node| {
         (
             node.ino,
@@ -41,7 +47,10 @@ pub fn is_untouched(from: &Node, to: &Node) -> bool {
             node.flags,
         )
     };
-    traces(from) == traces(to)
+    // Inodes with room for the time they were made have room for nanoseconds.
+    let has_nanoseconds = from.created.is_some();
+    let is_older = |at: i64| from.changed.0 < at.saturating_sub(MARGIN_SECONDS);
+    traces(from) == traces(to) && (has_nanoseconds || from_written_at.is_some_and(is_older))
 }
 
 /// What of the metadata differs, in words. The times of access and of changes to the metadata itself do not count, nor what

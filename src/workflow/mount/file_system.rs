@@ -3,10 +3,15 @@
 use std::io;
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::guest::Guest;
-use crate::sys::mount::mount_read_only;
+use crate::sys::mount::{mount_for_writing, mount_read_only, unmount_at};
 use crate::view::disk::Disk;
+use crate::workflow::mount::teardown::retried;
+
+/// Bits of ext4's `s_feature_compat` and `s_feature_incompat` (fs/ext4/ext4.h).
+const EXT4_FAST_COMMIT: u32 = 0x400;
+const EXT4_NEEDS_RECOVERY: u32 = 0x4;
 
 /// What becomes of a journal that was not played back when the volume stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,15 +81,39 @@ impl FileSystem {
     /// When it cannot be read.
     pub fn journal_is_dirty(&self, disk: &dyn Disk) -> Result<Option<bool>> {
         match self.name {
-            // s_feature_incompat of ext4's superblock, and EXT4_FEATURE_INCOMPAT_RECOVER in it (fs/ext4/ext4.h).
-            "ext4" => {
-                let mut features = [0; 4];
-                disk.read_exact_at(&mut features, 1024 + 0x60)?;
-                Ok(Some(u32::from_le_bytes(features) & 0x4 != 0))
-            }
+            "ext4" => Ok(Some(ext4_features(disk)?.1 & EXT4_NEEDS_RECOVERY != 0)),
             "xfs" | "btrfs" | "f2fs" => Ok(None),
             _ => Ok(Some(false)),
         }
+    }
+
+    /// Whether its journal may have fast commits that wait. The kernel replays them only when it mounts for writing
+    /// (`ext4_fc_replay_scan` and what follows it write to the file system), and refuses to mount for reading.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn may_have_fast_commits(&self, disk: &dyn Disk) -> Result<bool> {
+        if self.name != "ext4" {
+            return Ok(false);
+        }
+        let (compatible, incompatible) = ext4_features(disk)?;
+        Ok(compatible & EXT4_FAST_COMMIT != 0 && incompatible & EXT4_NEEDS_RECOVERY != 0)
+    }
+
+    /// Has the kernel replay the journal on `device`, which is mounted for writing for that long, at `point`.
+    ///
+    /// # Errors
+    /// As [`mount`](Self::mount), and `External` when it cannot be unmounted again.
+    pub fn replay(&self, device: &Path, point: &Path) -> Result<()> {
+        // Nothing is to be written but what the journal holds.
+        let options = format!("{},noinit_itable", self.options(Journal::Replay));
+        mount_for_writing(device, point, self.name, &options)
+            .map_err(|e| self.refused(e, Journal::Replay))?;
+        retried(|| unmount_at(point)).map_err(|e| {
+            Error::new(ErrorKind::External, "cannot unmount the file system after its journal was replayed")
+                .with_path(point)
+                .caused_by(e)
+        })
     }
 
     /// Mounts `device` at `point`.
@@ -93,19 +122,17 @@ impl FileSystem {
     /// `Usage` when the kernel knows no such file system, `Source` when it cannot mount this one.
     pub fn mount(&self, device: &Path, point: &Path, journal: Journal) -> Result<()> {
         let options = self.options(journal);
-        mount_read_only(device, point, self.name, &options).map_err(|e| {
-            if e.raw_os_error() == Some(nix::libc::ENODEV) {
-                return Error::usage(format!("this machine's kernel has no {} file system", self.name))
-                    .with_hint(format!(
-                        "as root: `modprobe {}`; or look at it elsewhere: lhrecover serve, lhrecover merge",
-                        self.name
-                    ));
-            }
-            self.refused(e, journal)
-        })
+        mount_read_only(device, point, self.name, &options).map_err(|e| self.refused(e, journal))
     }
 
     fn refused(&self, e: io::Error, journal: Journal) -> Error {
+        if e.raw_os_error() == Some(nix::libc::ENODEV) {
+            return Error::usage(format!("this machine's kernel has no {} file system", self.name))
+                .with_hint(format!(
+                    "as root: `modprobe {}`; or look at it elsewhere: lhrecover serve, lhrecover merge",
+                    self.name
+                ));
+        }
         let hint = match journal {
             Journal::Skip => {
                 "`dmesg` says why; it may mount once its journal is played back, on a throw-away copy: --journal \
@@ -120,6 +147,14 @@ impl FileSystem {
             .caused_by(e)
             .with_hint(hint)
     }
+}
+
+/// `s_feature_compat` and `s_feature_incompat` of ext4's superblock.
+fn ext4_features(disk: &dyn Disk) -> Result<(u32, u32)> {
+    let mut features = [0; 8];
+    disk.read_exact_at(&mut features, 1024 + 0x5c)?;
+    let [a, b, c, d, e, f, g, h] = features;
+    Ok((u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])))
 }
 
 #[cfg(test)]

@@ -95,8 +95,13 @@ impl Mounted {
 /// an encrypted volume without a key; `Source` when the kernel cannot mount what is inside. Nothing is left mounted.
 pub fn mount(source: &Path, mountpoint: &Path, options: &MountOptions, run: &Run<'_>) -> Result<Mounted> {
     let source = found(source)?;
+    let left = teardown::stale_at(mountpoint)?;
     let mountpoint = checks::mountpoint(mountpoint, &source)?;
-    put_up(source, Some(mountpoint), options, run)
+    let mut mounted = put_up(source, Some(mountpoint), options, run)?;
+    let note =
+        left.map(|left| format!("what a crash had left there of {} was taken down first", left.source));
+    mounted.notes.splice(0..0, note);
+    Ok(mounted)
 }
 
 /// The same at a place of its own in the run directory, as long as this process lives.

@@ -1,5 +1,6 @@
 //! A mount in the making: each thing is written down before it is put up.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use super::state::{Entry, Lock, OVERLAY_ADVICE, State, lock_claims, of_overlay};
 use super::{MountOptions, checks, luks, teardown};
 use crate::access::inside::Inside;
 use crate::access::volume::{Volume, VolumeOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Run;
 use crate::guest::{Guest, GuestKind, on_disk};
 use crate::sys::daemon::Identity;
@@ -137,6 +138,10 @@ impl Site {
         let own = is_luks.then_some(device.as_path());
         let file_system = checks::file_system(on_disk(&*disk)?, &*disk, own.or(Some(attached.path())))?;
         let dirty = file_system.journal_is_dirty(&*disk)?;
+        if journal == Journal::Replay && file_system.may_have_fast_commits(&*disk)? {
+            // Nobody but us sees it while it can be written to.
+            file_system.replay(&device, &self.entry.target_dir())?;
+        }
         file_system.mount(&device, &self.state.mountpoint, journal)?;
         if journal == Journal::Skip {
             self.notes.extend(unreplayed(dirty));
@@ -156,10 +161,14 @@ impl Site {
     }
 }
 
-/// The error, and what the server said that may be behind it: the kernel only says that the image failed.
+/// The error, and what the server said that may be behind it: the kernel only says that the image failed. Where the throw-away
+/// copy took no more, that is what happened, and nothing is wrong with the volume.
 fn with_trouble(error: Error, trouble: &[String]) -> Error {
     match (trouble.iter().find_map(|line| of_overlay(line)), trouble.first()) {
-        (Some(full), _) => error.and(&format!("{full}: {OVERLAY_ADVICE}")),
+        (Some(full), _) if error.kind() != ErrorKind::Interrupted => {
+            Error::output(full).caused_by(io::Error::other(error.to_string())).with_hint(OVERLAY_ADVICE)
+        }
+        (Some(_), _) => error,
         (None, Some(first)) => error.and(&format!("the server of the image says: {first}")),
         (None, None) => error,
     }

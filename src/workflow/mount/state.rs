@@ -3,7 +3,7 @@
 //! Each mount has a directory of its own below the run directory: `state.json`, written before anything is put up, so
 //! that whatever is left after a crash belongs to something that is known; `log`, in which the server says what it could not
 //! read; `image/`, where the image is while a file system is mounted on it; `view/`, where that is, if nobody named a place; `target/`,
-//! where a device is mounted that gets what it holds; and `lock`, held by whoever puts up or takes
+//! where a device is mounted that gets what it holds, or the file system itself while its journal is replayed; and `lock`, held by whoever puts up or takes
 //! down.
 
 use std::env;

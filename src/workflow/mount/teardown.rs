@@ -124,6 +124,23 @@ pub fn stale() -> Result<Vec<Result<TakenDown>>> {
     Ok(done)
 }
 
+/// Takes down what a crash has left at `mountpoint`; `None` when nothing has, or something still uses it.
+///
+/// # Errors
+/// When the run directory cannot be read.
+pub fn stale_at(mountpoint: &Path) -> Result<Option<TakenDown>> {
+    let wanted = places(mountpoint);
+    let Some((entry, _)) = known()?.into_iter().find(|(_, state)| wanted.contains(&state.mountpoint)) else {
+        return Ok(None);
+    };
+    let Some(_lock) = entry.try_lock()? else { return Ok(None) };
+    match entry.state()? {
+        // What uses it is said by whoever is asked to take it down.
+        Some(state) if !is_whole(&entry, &state) => Ok(take_down(&entry).ok()),
+        _ => Ok(None),
+    }
+}
+
 /// Takes down one mount, whose lock the caller holds.
 ///
 /// # Errors
@@ -166,7 +183,9 @@ pub fn unmount_target(entry: &Entry, steps: &mut Vec<String>) -> Result<()> {
 
 /// Fails when somebody has mounted the file system in another place, too: it could not come down as a whole.
 fn refuse_elsewhere(entry: &Entry, state: &State) -> Result<()> {
-    let elsewhere = file_systems(entry, state)?.into_iter().find(|point| *point != state.mountpoint);
+    // Where its journal is replayed is a place of ours alone.
+    let ours = [&state.mountpoint, &entry.target_dir()];
+    let elsewhere = file_systems(entry, state)?.into_iter().find(|point| !ours.contains(&point));
     elsewhere.map_or(Ok(()), |other| {
         Err(Error::refused("the file system is mounted in another place, too")
             .with_path(other)
