@@ -188,7 +188,7 @@ impl Collected {
         });
         self.replicas.dedup_by(|earlier, kept| {
             let same = (&earlier.node, &earlier.path) == (&kept.node, &kept.path);
-            if same && earlier.deep && !kept.deep && earlier.is_same_state(kept) {
+            if same && earlier.is_closer_look_than(kept) {
                 earlier.in_use = kept.in_use;
                 std::mem::swap(earlier, kept);
             }
