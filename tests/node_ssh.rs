@@ -219,6 +219,15 @@ fn a_slow_node_is_given_up_in_time() {
 }
 
 #[test]
+fn a_node_that_says_how_far_it_is_may_take_its_time() {
+    let Some(mut nodes) = Nodes::new("a_node_that_says_how_far_it_is_may_take_its_time") else { return };
+    nodes.start("at-work", "");
+    install(&nodes.home("at-work"), VERSION, "for i in 1 2 3 4 5; do echo far >&2; sleep 1; done; echo done");
+    let options = SshOptions { timeout: Duration::from_secs(3), ..options(nodes.config("")) };
+    assert_eq!(on_node("at-work", &[], &options).unwrap().stdout, b"done\n");
+}
+
+#[test]
 fn nothing_is_left_on_a_node_when_we_go_away() {
     let Some(mut nodes) = Nodes::new("nothing_is_left_on_a_node_when_we_go_away") else { return };
     nodes.start("a", "");

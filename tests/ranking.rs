@@ -76,6 +76,14 @@ fn shown(ranking: &Ranking<'_>) -> String {
     format!("{replicas:?} {:?} {:?} {findings:?}", ranking.confidence, ranking.doubts)
 }
 
+/// Snapshots that take so much each.
+fn with_layers(node: &str, mib: u64) -> Evidence {
+    with(node, |e| {
+        e.snapshots.iter_mut().for_each(|s| s.allocated_bytes = mib * MIB);
+        e.allocated_bytes = 2 * mib * MIB + MIB;
+    })
+}
+
 fn counted(node: &str, counter: u64) -> Evidence {
     with(node, |e| e.revision_counter = Some(counter))
 }
@@ -229,10 +237,26 @@ fn each_piece_of_evidence_decides_when_nothing_weightier_does() {
                         e.allocated_bytes = MIB;
                     }),
                     Doubtful,
-                    &["new volume under the old name"],
+                    &["made after the others", "a new volume under the old name"],
                 ),
             ],
-            Likely,
+            PersonMustLook,
+        ),
+        (
+            "4: half filled, and the mark that it was rebuilding is lost",
+            [
+                (with_layers("b", 20), Best, &["snapshots are filled"]),
+                (
+                    Evidence {
+                        head_allocated_bytes: 2 * MIB,
+                        head_modified: at(1003),
+                        ..with_layers("a", 2)
+                    },
+                    Doubtful,
+                    &["snapshot b takes 2097152 bytes", "not filled to its end"],
+                ),
+            ],
+            PersonMustLook,
         ),
         (
             "5: it lacks the newest snapshot, and is larger",
@@ -413,7 +437,7 @@ fn clocks_that_lie_are_not_trusted() {
     let clocks = |of_a, of_b| BTreeMap::from([("a".to_owned(), of_a), ("b".to_owned(), of_b)]);
     check_with("right", &expected(), &clocks(clock(0), clock(-5)), Likely);
     check_with("off", &expected(), &clocks(clock(0), clock(3600)), PersonMustLook);
-    check_with("not compared", &expected(), &clocks(Clock::Unknown, clock(0)), Likely);
+    check_with("not compared", &expected(), &clocks(Clock::Unknown, clock(0)), PersonMustLook);
     // With counters nothing rests on clocks.
     let counted = [(counted("b", 2), Best, &[][..]), (self::counted("a", 1), Doubtful, &[][..])];
     check_with("off, and not needed", &counted, &clocks(clock(0), clock(3600)), Certain);
@@ -449,12 +473,6 @@ fn what_would_mislead_is_for_a_person() {
     let case = "a broken one was written weeks later";
     check(case, &[(healthy("a"), Best, &[]), (later_but_broken, Unusable, &[])], PersonMustLook);
 
-    let with_layers = |node: &str, mib: u64| {
-        with(node, |e| {
-            e.snapshots.iter_mut().for_each(|s| s.allocated_bytes = mib * MIB);
-            e.allocated_bytes = 2 * mib * MIB + MIB;
-        })
-    };
     let cut_short = with("b", |e| {
         e.snapshots[0] = SnapshotEvidence { allocated_bytes: 0, ..snapshot("b", "", 200) };
         e.snapshots.truncate(1);
@@ -463,9 +481,9 @@ fn what_would_mislead_is_for_a_person() {
     });
     let case = "a rebuild that was cut short, and whose flag was lost";
     check(case, &[(cut_short, Best, &[]), (with_layers("a", 20), Doubtful, &[])], PersonMustLook);
-    let half_filled = Evidence { head_allocated_bytes: 2 * MIB, ..with_layers("b", 2) };
-    let case = "the same, with all layers there and partly filled";
-    check(case, &[(half_filled, Best, &[]), (with_layers("a", 20), Good, &[])], PersonMustLook);
+    let partly_filled = Evidence { head_allocated_bytes: 2 * MIB, ..with_layers("b", 14) };
+    let case = "the same, with all layers there and most of each filled";
+    check(case, &[(partly_filled, Best, &[]), (with_layers("a", 20), Good, &[])], PersonMustLook);
 
     let copied = |node, mib| {
         with(node, |e| {
@@ -532,7 +550,158 @@ fn a_new_volume_under_the_old_name_is_not_taken_even_in_a_crowd() {
         (newcomer("b", VolumeState::Sound), Doubtful, &["new volume under the old name"]),
         (newcomer("c", VolumeState::Rebuilding), Unusable, &[]),
     ];
-    check("reinstalled, with several replicas", &expected, Likely);
+    check("reinstalled, with several replicas", &expected, PersonMustLook);
+}
+
+#[test]
+fn a_trimmed_volume_is_no_new_one() {
+    let trimmed = |node: &str, counter| {
+        with(node, |e| {
+            (e.began, e.head_created, e.head_modified) = (at(5200), at(5200), at(90_000));
+            e.snapshots = vec![snapshot("rebuild", "", 5200)];
+            (e.allocated_bytes, e.revision_counter) = (MIB / 2, counter);
+        })
+    };
+    let stale = |counter| {
+        with("c", |e| {
+            e.snapshots.clear();
+            (e.allocated_bytes, e.revision_counter) = (7 * MIB, counter);
+        })
+    };
+    let went_on = [
+        (trimmed("a", Some(90_000)), Best, &[][..]),
+        (trimmed("b", Some(90_000)), Good, &[]),
+        (stale(Some(500)), Doubtful, &["lacks snapshot rebuild"]),
+    ];
+    check("the counters tell that it went on", &went_on, PersonMustLook);
+    let nothing_tells =
+        [(stale(None), Best, &[][..]), (trimmed("a", None), Doubtful, &["perhaps a new volume"])];
+    check("nothing tells", &nothing_tells, PersonMustLook);
+}
+
+#[test]
+fn a_snapshot_that_was_deleted_does_not_make_the_live_one_stale() {
+    let sized = |node: &str, sizes: &[(&str, u64)], written| {
+        with(node, |e| {
+            let parents = sizes.iter().skip(1).map(|(name, _)| format!("volume-snap-{name}.img"));
+            let parents = parents.chain([String::new()]);
+            let layers = sizes.iter().zip(parents).map(|(&(name, mib), parent)| SnapshotEvidence {
+                allocated_bytes: mib * MIB,
+                user_created: true,
+                ..snapshot(name, &parent, 100)
+            });
+            e.snapshots = layers.collect();
+            e.head_modified = at(written);
+        })
+    };
+    let stale = || sized("b", &[("c", 4), ("b", 8), ("a", 4)], 1000);
+    let stale: &Expected<'_> = &(stale(), Doubtful, &["s before"]);
+    let counted = |e: &Evidence, counter| Evidence { revision_counter: Some(counter), ..e.clone() };
+    let folded = sized("a", &[("c", 12)], 300_000);
+    check("folded into the newest", &[(folded.clone(), Best, &["written last"]), stale.clone()], Likely);
+    let relinked = sized("a", &[("c", 4), ("a", 4)], 300_000);
+    check("linked around", &[(relinked, Best, &["written last"]), stale.clone()], Likely);
+    let counters =
+        [(counted(&folded, 5000), Best, &["5000"][..]), (counted(&stale.0, 300), Doubtful, &["4700"])];
+    check("and the counters say so, too", &counters, Certain);
+    let ends_early = sized("a", &[("c", 4), ("b", 2)], 900);
+    let whole = Evidence { snapshots: ends_early.snapshots.clone(), ..sized("a", &[], 900) };
+    let whole = Evidence { node: "c".into(), ..whole };
+    let longer = sized("b", &[("c", 4), ("b", 2), ("a", 8)], 1000);
+    check(
+        "it ends early, and nothing was folded",
+        &[(longer, Best, &["snapshot a"]), (whole, Doubtful, &["lacks snapshot a"])],
+        PersonMustLook,
+    );
+}
+
+#[test]
+fn a_siblings_checksum_speaks_for_one_that_has_none() {
+    let [a, c] = ["a", "c"].map(|node| hashed(node, "1", "1", true));
+    let other_bytes = |node: &str| {
+        let mut other = hashed(node, "", "2", true);
+        (other.snapshots[1].recorded_crc64, other.snapshots[1].change_time_equal) = (None, None);
+        other.head_allocated_bytes = 9 * MIB;
+        other
+    };
+    let alone = [(a.clone(), Best, &[][..]), (c, Good, &[]), (other_bytes("b"), Doubtful, &["passes in a"])];
+    check("it stands alone", &alone, Likely);
+    let agreed = [(other_bytes("b"), Best, &[][..]), (other_bytes("c"), Good, &[]), (a, Good, &[])];
+    check("another one agrees with it", &agreed, PersonMustLook);
+}
+
+#[test]
+fn less_knowledge_never_makes_it_surer() {
+    let clock = |off_seconds| Clock::Compared { off_seconds };
+    let clocks = |of_b| BTreeMap::from([("a".to_owned(), clock(0)), ("b".to_owned(), of_b)]);
+    let written_on = |e: &mut Evidence| e.head_modified = at(800_000);
+    let behind = with("b", |e| {
+        e.snapshots.remove(0);
+        written_on(e);
+    });
+    let fewer = Evidence { head_modified: at(800_000), ..counted("b", 100) };
+    for (case, of_b) in [("compared", clock(0)), ("off", clock(8)), ("not compared", Clock::Unknown)] {
+        let expected = [(healthy("a"), Best, &["snapshot b"][..]), (behind.clone(), Doubtful, &["lacks"])];
+        check_with(case, &expected, &clocks(of_b), PersonMustLook);
+        let expected =
+            [(counted("a", 101), Best, &["101"][..]), (fewer.clone(), Doubtful, &["missed 1 writes"])];
+        check_with(case, &expected, &clocks(of_b), PersonMustLook);
+    }
+    let expected = [(counted("a", 101), Best, &[][..]), (fewer, Doubtful, &[])];
+    check_with("off by more", &expected, &clocks(clock(900_000)), Certain);
+}
+
+#[test]
+fn what_cannot_be_trusted_may_have_seen_more() {
+    let broken = Evidence { chain: ChainState::Broken, ..counted("b", 900) };
+    let expected = [(counted("a", 100), Best, &[][..]), (broken, Unusable, &[])];
+    check("a broken one has the higher counter", &expected, PersonMustLook);
+    let filling = Evidence { state: VolumeState::Rebuilding, ..counted("b", 900) };
+    check("one that was being filled", &[(counted("a", 100), Best, &[]), (filling, Unusable, &[])], Certain);
+    let empty = |node: &str, began, written| {
+        with(node, |e| {
+            e.snapshots.clear();
+            (e.began, e.head_created, e.head_modified) = (at(began), at(began), at(written));
+            (e.allocated_bytes, e.head_allocated_bytes) = (0, 0);
+        })
+    };
+    let discarded = Evidence { revision_counter: Some(9000), ..empty("b", 0, 90_000) };
+    let same_age = with("a", |e| e.snapshots.clear());
+    let expected = [
+        (Evidence { revision_counter: Some(500), ..same_age.clone() }, Best, &[][..]),
+        (discarded, Unusable, &["it holds no data"]),
+    ];
+    check("one that was emptied, by its counter", &expected, PersonMustLook);
+    let expected =
+        [(same_age.clone(), Best, &[][..]), (empty("b", 0, 90_000), Unusable, &["it holds no data"])];
+    check("one that was emptied, by its times", &expected, PersonMustLook);
+    let replicas = [same_age, empty("b", 0, 90_000)];
+    let ranking = ranked(&replicas, &right_clocks(&replicas));
+    assert!(!shown(&ranking).contains("made after the others"), "{}", shown(&ranking));
+}
+
+#[test]
+fn one_name_is_not_one_clock() {
+    let on_pi = |path: &str, origin: &str, written| {
+        with("raspberrypi", |e| {
+            (e.path, e.origin, e.head_modified) = (path.into(), origin.into(), at(written));
+        })
+    };
+    for (case, path, origin, confidence) in [
+        ("one machine, one disk", "/d/replicas/vol-00000002", "boot-1", Likely),
+        ("one machine, two disks", "/e/replicas/vol-00000002", "boot-1", PersonMustLook),
+        ("two machines of one name", "/d/replicas/vol-00000002", "boot-2", PersonMustLook),
+    ] {
+        let expected = [
+            (on_pi(path, origin, 2000), Best, &["written last"][..]),
+            (on_pi("/d/replicas/vol-00000001", "boot-1", 1000), Doubtful, &[]),
+        ];
+        check(case, &expected, confidence);
+    }
+    let unknown = ["/d/replicas/vol-00000002", "/d/replicas/vol-00000001"].map(|path| on_pi(path, "", 1000));
+    let [best, other] = unknown;
+    let expected = [(Evidence { head_modified: at(2000), ..best }, Best, &[][..]), (other, Doubtful, &[])];
+    check("nothing tells the machine", &expected, PersonMustLook);
 }
 
 #[test]
@@ -584,6 +753,9 @@ enum Damage {
     Unknown,
     FailedSum(bool),
     StaleSum,
+    Hashed(u64),
+    LayerBytes(u64),
+    UserCreated,
     Empty,
     LacksNewest,
     Other(&'static str),
@@ -613,6 +785,9 @@ fn damage() -> impl Strategy<Value = Damage> {
         Just(Unknown),
         any::<bool>().prop_map(FailedSum),
         Just(StaleSum),
+        (1..3u64).prop_map(Hashed),
+        (0..4u64).prop_map(LayerBytes),
+        Just(UserCreated),
         Just(Empty),
         Just(LacksNewest),
         prop_oneof![Just("c"), Just("d"), Just("e")].prop_map(Other),
@@ -655,6 +830,12 @@ fn suffer(e: &mut Evidence, damage: &Damage) {
             }
             e.deep = true;
         }
+        Damage::Hashed(sum) => {
+            e.snapshots.iter_mut().take(1).for_each(|s| s.computed_crc64 = Some(sum.to_string()));
+            e.deep = true;
+        }
+        Damage::LayerBytes(mib) => e.snapshots.iter_mut().for_each(|s| s.allocated_bytes = mib * 4 * MIB),
+        Damage::UserCreated => e.snapshots.iter_mut().for_each(|s| s.user_created = true),
         Damage::Empty => (e.allocated_bytes, e.head_allocated_bytes) = (0, 0),
         Damage::LacksNewest => drop((!e.snapshots.is_empty()).then(|| e.snapshots.remove(0))),
         Damage::Other(name) => e.snapshots.insert(0, snapshot(name, "volume-snap-a.img", 300)),
@@ -701,11 +882,13 @@ fn untrusted(e: &Evidence) -> bool {
     e.chain == ChainState::Broken || e.state == VolumeState::Rebuilding || corrupt
 }
 
-/// None of these, nor anything like them.
+/// None of these, whatever else there is to say of it. What nothing was recorded of may fail a sibling's checksum.
 fn flawless(e: &Evidence) -> bool {
     let doubtful = failing(e, &[Some(true), Some(false), None]).next().is_some();
-    let damaged = e.snapshots.iter().any(|s| s.unreadable.is_some() || s.silently_corrupted);
-    e.chain == ChainState::Whole && e.state == VolumeState::Sound && !doubtful && !damaged
+    let damaged = |s: &SnapshotEvidence| s.unreadable.is_some() || s.silently_corrupted;
+    let unrecorded = |s: &SnapshotEvidence| s.computed_crc64.is_some() && s.recorded_crc64.is_none();
+    let corrupt = e.snapshots.iter().any(|s| damaged(s) || unrecorded(s));
+    e.chain != ChainState::Broken && e.state != VolumeState::Rebuilding && !doubtful && !corrupt
 }
 
 proptest! {

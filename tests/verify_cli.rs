@@ -169,8 +169,14 @@ fn every_other_replica_has_nothing_to_verify_and_that_is_said() {
     ];
     common::several_at_a_time(ids.to_vec(), |id| {
         for (dir, _) in fixture(id).replicas() {
-            let ran = verify(&dir, &["--json"]).exits(0);
+            let ran = verify(&dir, &["--json"]);
             assert!(has_finding(&ran.json(), "checksums-absent"), "{id}");
+            // Nothing failed; but what was being rebuilt is not the volume.
+            let rebuilding = has_finding(&ran.json(), "rebuilding");
+            assert_eq!(ran.status.code(), Some(i32::from(rebuilding)), "{id}");
+            let is_so =
+                fs::read_to_string(dir.join("volume.meta")).is_ok_and(|m| m.contains("\"Rebuilding\":true"));
+            assert_eq!(rebuilding, is_so, "{id}");
         }
     });
     let rig = rig();

@@ -193,7 +193,7 @@ pub struct NodeArgs {
     /// Use this configuration of ssh instead of your own
     #[arg(long, value_name = "FILE")]
     pub ssh_config: Option<PathBuf>,
-    /// How long a node may take in all, in seconds
+    /// How long a node may take to answer, in seconds; with --deep, how long it may make no progress
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     pub node_timeout: u64,
     /// The program to bring along to nodes of another architecture, as `uname -m` has it there: aarch64=PATH (may be

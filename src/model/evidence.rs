@@ -42,6 +42,9 @@ pub struct Evidence {
     pub node: String,
     /// The directory's path on that node.
     pub path: String,
+    /// What tells the machine that looked at it from all others, since it was started; empty when nothing does. Two
+    /// machines may have one name.
+    pub origin: String,
     /// The volume's name.
     pub volume: String,
     /// When it was looked at, by the node's clock.
@@ -76,7 +79,7 @@ pub struct Evidence {
     pub revision_frozen: bool,
     /// Whether the files' times look like those of a copy rather than of writes.
     pub times_copied: bool,
-    /// When the oldest layer of the chain began.
+    /// What the metadata of the lowest layer says: when it began, if it is the head; when it was taken, if it is a snapshot.
     pub began: Option<Timestamp>,
     /// The snapshots: those on the live chain first, from the head down, then the others by name.
     pub snapshots: Vec<SnapshotEvidence>,
@@ -166,9 +169,15 @@ impl Evidence {
         self.snapshots.iter().find(|snapshot| snapshot.name == name)
     }
 
-    /// Whether nothing was ever written to it.
+    /// Whether nothing was ever written to it. Its backing image, which a deep scan counts as data, says nothing of that.
     pub fn is_empty(&self) -> bool {
-        self.data_bytes.unwrap_or(self.allocated_bytes) == 0
+        self.allocated_bytes == 0
+    }
+
+    /// When it was made, if anything tells: what a snapshot holds was written before it was taken, and nobody knows
+    /// how long before.
+    pub fn made(&self) -> Option<Timestamp> {
+        self.began.filter(|_| self.live_chain().next().is_none())
     }
 
     /// Why the time of the head's last write cannot be right: only a clock that was wrong makes such times.
@@ -196,20 +205,33 @@ impl Evidence {
         self.revision_counter.filter(|_| !self.revision_frozen)
     }
 
-    /// Whether both are a look at the same state of a directory, however closely.
-    pub fn is_same_state(&self, other: &Evidence) -> bool {
+    /// Whether this is a closer look at the same state of a directory.
+    pub fn is_closer_look_than(&self, other: &Evidence) -> bool {
         let plain = |e: &Evidence| {
             let mut e = Evidence {
                 scanned_at: None,
+                origin: String::new(),
+                trouble: Vec::new(),
                 in_use: false,
                 deep: false,
                 guest: None,
                 data_bytes: None,
                 ..e.clone()
             };
-            e.snapshots.iter_mut().for_each(|s| s.computed_crc64 = None);
+            e.snapshots.iter_mut().for_each(|s| (s.computed_crc64, s.unreadable) = (None, None));
             e
         };
-        plain(self) == plain(other)
+        // What only reading shows comes after what the metadata shows.
+        let knows_all = self.trouble.starts_with(&other.trouble);
+        self.deep && !other.deep && knows_all && plain(self) == plain(other)
+    }
+
+    /// Whether its times and those of a sibling were given by one clock, for all that can be told: a disk may have come
+    /// from another machine, and two machines may have one name.
+    pub fn shares_clock_with(&self, other: &Evidence) -> bool {
+        let place = |e: &Evidence| {
+            (e.node.clone(), e.origin.clone(), e.path.rfind('/').map(|at| e.path[..at].to_owned()))
+        };
+        !self.origin.is_empty() && place(self) == place(other)
     }
 }

@@ -63,7 +63,7 @@ pub struct SshOptions {
     pub config: Option<PathBuf>,
     /// Whether to be root there by `sudo`, which must not ask for a password.
     pub sudo: bool,
-    /// How long everything may take together: to connect, to send the program, and to run it.
+    /// How long it may take to connect and to send the program, and then how long the program may say nothing.
     pub timeout: Duration,
     /// Programs to send to nodes that have none of our version, by what `uname -m` says there.
     pub push: BTreeMap<String, PathBuf>,
@@ -281,13 +281,22 @@ impl Call<'_> {
                 .and("a slow node may be given more with --node-timeout"));
         }
         let inbox = &mut self.inbox;
-        self.talk.step(left.min(patience), |bytes| inbox.put(bytes)).map_err(|e| {
+        let (mut heard, mut heard_errors) = (false, false);
+        let put = |bytes: &[u8]| {
+            heard = true;
+            inbox.put(bytes);
+        };
+        self.talk.step_hearing(left.min(patience), put, |_| heard_errors = true).map_err(|e| {
             Error::new(
                 ErrorKind::External,
                 format!("node {}: {} failed", self.target.destination(), self.doing),
             )
             .caused_by(e)
-        })
+        })?;
+        if self.doing == "running" && (heard || heard_errors) {
+            self.deadline = Instant::now().checked_add(self.options.timeout);
+        }
+        Ok(())
     }
 
     /// Waits for ssh to end of itself. The program has ended there and is removed: that it takes its time harms nobody.

@@ -174,13 +174,22 @@ pub fn best_lines(report: &BestReport) -> String {
 
 /// The report as text: a table per volume, and the reasons below it.
 pub fn text(report: &ScanReport<'_>) -> String {
+    // Known only of a terminal.
+    let is_narrow = Table::new().width().is_some_and(|columns| columns < FULL_COLUMNS);
+    text_for(report, is_narrow)
+}
+
+fn text_for(report: &ScanReport<'_>, is_narrow: bool) -> String {
     let mut text = String::new();
     for volume in &report.volumes {
         let _ = writeln!(text, "volume {}", printable(&volume.volume));
-        let _ = writeln!(text, "{}", table(&volume.replicas));
+        let _ = writeln!(text, "{}", table(&volume.replicas, is_narrow));
         for (place, replica) in volume.replicas.iter().enumerate() {
             let why = printable(&replica.reasons.join("; "));
             let _ = writeln!(text, "  {}  {:8}  {why}", place + 1, replica.verdict);
+            if is_narrow {
+                let _ = writeln!(text, "               {}", beside(place, replica));
+            }
         }
         text.push_str(&conclusion(volume));
         for found in &volume.findings {
@@ -208,6 +217,19 @@ fn conclusion(volume: &VolumeReport<'_>) -> String {
     }
 }
 
+/// On a terminal with fewer columns, the table has only those that fit, and the rest stands below.
+const FULL_COLUMNS: u16 = 140;
+
+/// The columns that even a narrow terminal has room for.
+const NARROW: [usize; 8] = [0, 1, 3, 4, 5, 7, 8, 9];
+
+/// What a narrow table leaves out: directory, head, last write, checks.
+fn beside(place: usize, replica: &ReplicaReport<'_>) -> String {
+    let row = row(place + 1, replica);
+    let left_out = (0..row.len()).filter(|column| !NARROW.contains(column) && row[*column] != "-");
+    left_out.map(|column| row[column].as_str()).collect::<Vec<_>>().join(", ")
+}
+
 const COLUMNS: [&str; 12] = [
     "#",
     "node",
@@ -223,16 +245,18 @@ const COLUMNS: [&str; 12] = [
     "checks",
 ];
 
-fn table(replicas: &[ReplicaReport<'_>]) -> Table {
+fn table(replicas: &[ReplicaReport<'_>], is_narrow: bool) -> Table {
+    let columns: Vec<_> = (0..COLUMNS.len()).filter(|column| !is_narrow || NARROW.contains(column)).collect();
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(COLUMNS);
+        .set_header(columns.iter().map(|&column| COLUMNS[column]));
     for (place, replica) in replicas.iter().enumerate() {
-        table.add_row(row(place + 1, replica));
+        let row = row(place + 1, replica);
+        table.add_row(columns.iter().map(|&column| row[column].clone()));
     }
-    for number in [0, 4, 5, 7, 8] {
+    for number in (0..columns.len()).filter(|&at| [0, 4, 5, 7, 8].contains(&columns[at])) {
         if let Some(column) = table.column_mut(number) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -288,4 +312,23 @@ fn contents(evidence: &Evidence) -> String {
     };
     let guest = evidence.guest.as_deref().unwrap_or("nothing known");
     format!("{sums}, {guest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::standing::rank;
+
+    #[test]
+    fn a_narrow_terminal_shows_the_directory_below_the_table() {
+        let path =
+            format!("/var/lib/longhorn/replicas/{}-00000001", "pvc-96982083-7f5f-43a2-a6e7-80eba830df05");
+        let evidence = [Evidence { node: "raspberrypi".into(), path: path.clone(), ..Evidence::default() }];
+        let collected = Collected::default();
+        let rankings = rank(&evidence, &collected.clocks());
+        let text = text_for(&build(&collected, &rankings), true);
+        let (table, below) = text.split_once("\n  1  ").unwrap();
+        assert!(table.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(!table.contains(&path) && below.contains(&path), "{text}");
+    }
 }

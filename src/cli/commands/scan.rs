@@ -6,7 +6,6 @@ use crate::cli::Outcome;
 use crate::cli::args::NodeArgs;
 use crate::cli::signals::cancel_on_signals;
 use crate::cli::ui::Ui;
-use crate::engine::pipeline;
 use crate::error::{Error, Result};
 use crate::event::Run;
 use crate::model::finding::Severity;
@@ -36,7 +35,8 @@ pub struct Args {
     /// How many directories are read at the same time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
-    /// Print only the best replica of each volume: volume, node, directory and confidence, with tabs between them
+    /// Print only the best replica of each volume: volume, node, directory and confidence, with tabs between them;
+    /// control characters in names are escaped (with --json, all names are as they are)
     #[arg(long)]
     best: bool,
     /// What to call this machine; its host name without it
@@ -63,7 +63,7 @@ pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
         node: args.node_name.clone().unwrap_or_else(host_name),
         volumes: args.volume.clone(),
         deep: args.deep,
-        jobs: args.jobs.map_or_else(pipeline::default_workers, usize::from),
+        jobs: args.jobs.map(usize::from),
     };
     let mut collected = scan_everywhere(&paths, &nodes, &options, &ssh, &run)?;
     told.into_iter().for_each(|told| collected.add_told(told, alone));

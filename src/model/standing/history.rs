@@ -1,9 +1,13 @@
 //! Whose snapshot history goes further: a replica that dropped out lacks what was taken afterwards.
 //!
 //! The newest end of a history counts first. What is missing further down may have been purged, and purging is what
-//! replicas do that are still taking part; but nothing purges a snapshot that a user took and nobody has removed. Where
-//! each has a newest one that the other lacks, one of the two was purged: the younger one decides, by the engine's clock,
-//! which gives all replicas the same time (longhorn-engine `pkg/controller/control.go`, `Snapshot`).
+//! replicas do that are still taking part. A snapshot that a user took is purged only when the user deletes it, and a
+//! replica that had dropped out never hears of that. So where one is missing, what is left tells: a purge links its child
+//! to its parent and folds what it held into the child (longhorn-engine `pkg/replica/replica.go`, `ReplaceDisk`), and a
+//! chain that merely ends early does neither.
+//!
+//! Where each has a newest one that the other lacks, one of the two was purged: the younger one decides, by the engine's
+//! clock, which gives all replicas the same time (longhorn-engine `pkg/controller/control.go`, `Snapshot`).
 
 use std::collections::{HashMap, HashSet};
 
@@ -21,6 +25,10 @@ pub enum Compared<'a> {
     /// Each has one that the other lacks: this one's newest, the other's newest.
     Parted(&'a SnapshotEvidence, &'a SnapshotEvidence),
 }
+
+/// A snapshot that took in another one takes at least this part of what that one took: block sizes differ between file
+/// systems, and the newer data may hide some of the older.
+const FOLDED_PART: u64 = 2;
 
 /// More different histories than this are nobody's: they are then level, so that no report keeps us busy for hours.
 const MAX_HISTORIES: usize = 256;
@@ -69,6 +77,12 @@ impl<'a> Histories<'a> {
         self.unknown(lacks, has).max_by_key(|s| s.allocated_bytes)
     }
 
+    /// What puts `this` ahead of `other`, if it is further down than the newest end: a sign, and no proof.
+    pub fn ahead_only_below(&self, this: usize, other: usize) -> Option<&'a SnapshotEvidence> {
+        let same_top = self.lacking(other, this).is_none() && self.lacking(this, other).is_none();
+        self.lacking_below(other, this).filter(|_| same_top && self.lacking_below(this, other).is_none())
+    }
+
     /// Whether two replicas have a snapshot in common.
     pub fn share(&self, this: usize, other: usize) -> bool {
         !self.names[this].is_disjoint(&self.names[other])
@@ -81,7 +95,19 @@ impl<'a> Histories<'a> {
 
     /// The newest snapshot further down that no purge explains.
     fn lacking_below(&self, lacks: usize, has: usize) -> Option<&'a SnapshotEvidence> {
-        self.unknown(lacks, has).find(|s| s.user_created && !s.removed)
+        let missed = |s: &&SnapshotEvidence| s.user_created && !s.removed && !self.was_purged(s, lacks, has);
+        self.unknown(lacks, has).find(missed)
+    }
+
+    /// Whether the replica that lacks a snapshot looks as one does that purged it.
+    fn was_purged(&self, missing: &SnapshotEvidence, lacks: usize, has: usize) -> bool {
+        let known = |s: &&SnapshotEvidence| self.names[lacks].contains(s.name.as_str());
+        let goes_on =
+            self.replicas[has].live_chain().skip_while(|s| s.name != missing.name).any(|s| known(&s));
+        let above =
+            self.replicas[has].live_chain().take_while(|s| s.name != missing.name).filter(known).last();
+        let child = above.and_then(|s| self.replicas[lacks].snapshot(&s.name));
+        goes_on || child.is_some_and(|s| s.allocated_bytes >= missing.allocated_bytes / FOLDED_PART)
     }
 
     fn unknown(&self, lacks: usize, has: usize) -> impl Iterator<Item = &'a SnapshotEvidence> {
@@ -180,11 +206,31 @@ mod tests {
     }
 
     #[test]
-    fn no_purge_takes_a_users_snapshot_unasked() {
-        let mut whole = replica(&["c", "b", "a"], &[]);
-        whole.snapshots[1].user_created = true;
-        assert_eq!(steps(&[replica(&["c", "a"], &[]), whole.clone()]), [1, 0]);
-        whole.snapshots[1].removed = true;
-        assert_eq!(steps(&[replica(&["c", "a"], &[]), whole]), [0, 0]);
+    fn a_users_snapshot_is_missed_unless_a_purge_explains_it() {
+        let whole = |removed| {
+            let mut whole = replica(&["c", "b", "a"], &[]);
+            for snapshot in &mut whole.snapshots[1..] {
+                (snapshot.user_created, snapshot.removed, snapshot.allocated_bytes) = (true, removed, 100);
+            }
+            whole
+        };
+        let cut = |names: &[&str], bytes_of_top| {
+            let mut cut = replica(names, &[]);
+            cut.snapshots[0].allocated_bytes = bytes_of_top;
+            cut
+        };
+        let table = [
+            ("the chain ends early", cut(&["c"], 10), false, [1, 0]),
+            ("folded into the one above", cut(&["c"], 60), false, [0, 0]),
+            ("linked around: only a purge does that", cut(&["c", "a"], 10), false, [0, 0]),
+            ("on its way out", cut(&["c"], 10), true, [0, 0]),
+        ];
+        for (case, cut, removed, expected) in table {
+            let replicas = [cut, whole(removed)];
+            assert_eq!(steps(&replicas), expected, "{case}");
+            let replicas: Vec<_> = replicas.iter().collect();
+            let below = Histories::new(&replicas).ahead_only_below(1, 0);
+            assert_eq!(below.is_some(), expected == [1, 0], "{case}");
+        }
     }
 }

@@ -39,24 +39,34 @@ const MADE_ANEW_PART: u64 = 8;
 pub enum Filled {
     /// Nothing, while a sibling holds something.
     Empty,
-    /// Little, and it was made after the siblings were last written, with no snapshot in common: a new volume
-    /// under the old name.
+    /// Little, and nothing older than the siblings' last write, with no snapshot in common, and no counter that says
+    /// otherwise: a new volume under the old name.
     MadeAnew,
     /// Something, or no sibling does either.
     Filled,
 }
 
 /// A replica's rank among its siblings: the greater, the better.
+///
+/// The first three are what no replica may have against it and stand above one that has not, whatever else there is to say of
+/// both.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Standing {
-    /// Whether the chain can be read to its end.
-    pub chain: ChainState,
-    /// Not rebuilding, not given up, and `volume.meta` is there to say so.
-    pub state: VolumeState,
+    /// The chain is not broken.
+    pub readable: bool,
+    /// It was not being rebuilt.
+    pub built: bool,
     /// Nothing is proven corrupt.
     pub intact: bool,
+    /// Not given up, and `volume.meta` is there to say so.
+    pub state: VolumeState,
+    /// Whether the chain can be read to its end, the backing image included.
+    pub chain: ChainState,
     /// It is not an empty one made by a reinstall.
     pub filled: Filled,
+    /// It has no snapshot that takes far less on the disk than in every sibling, as a rebuild that was cut short
+    /// leaves it when its mark is lost.
+    pub complete: bool,
     /// How many steps its snapshot history is behind the furthest one.
     pub history_behind: Reverse<u32>,
     /// The revision counter, where all that stand alike so far have one that still counts; else 0.
@@ -89,7 +99,10 @@ impl Standing {
 
     /// Whether it is as fresh as any that is trustworthy can be told to be.
     fn is_as_fresh_as(&self, best: &Standing) -> bool {
-        self.history_behind == best.history_behind && self.revision == best.revision && self.head_recent
+        self.complete == best.complete
+            && self.history_behind == best.history_behind
+            && self.revision == best.revision
+            && self.head_recent
     }
 }
 
@@ -285,9 +298,14 @@ impl<'a> Volume<'a> {
             _ => false,
         };
         let small = |other: &Evidence| this.allocated_bytes < other.allocated_bytes / MADE_ANEW_PART;
-        let anew = this.allocated_bytes < most_bytes / MADE_ANEW_PART
-            && others().any(|(i, other)| small(other) && later(other) && !self.histories.share(replica, i));
-        if anew && this.allocated_bytes < most_bytes / MADE_ANEW_PART {
+        let mut older = others()
+            .filter(|&(i, other)| small(other) && later(other) && !self.histories.share(replica, i))
+            .peekable();
+        // One that has seen more writes than an older one goes on where that one stopped: it was trimmed, or emptied.
+        let went_on =
+            |other: &Evidence| this.live_counter().zip(other.live_counter()).is_some_and(|(a, b)| a > b);
+        let is_small = this.allocated_bytes < most_bytes / MADE_ANEW_PART;
+        if is_small && older.peek().is_some() && !older.any(|(_, other)| went_on(other)) {
             Filled::MadeAnew
         } else {
             Filled::Filled
@@ -303,10 +321,13 @@ impl<'a> Volume<'a> {
             .iter()
             .enumerate()
             .map(|(i, replica)| Standing {
-                chain: replica.chain,
-                state: replica.state,
+                readable: replica.chain != ChainState::Broken,
+                built: replica.state != VolumeState::Rebuilding,
                 intact: self.corruption(i).is_none(),
+                state: replica.state,
+                chain: replica.chain,
                 filled: self.filled(i),
+                complete: self.siblings.half_filled(i).is_none(),
                 history_behind: Reverse(0),
                 revision: 0,
                 head_recent: false,

@@ -2,11 +2,11 @@
 //!
 //! A checksum that fails proves corruption only while the file has not been touched since it was hashed: purges,
 //! unmaps and copies leave stale ones behind in healthy replicas (longhorn-engine keeps a checksum when a purge rewrites its file). A sibling can decide
-//! instead: if its copy of the same layer still has the recorded sum, ours had it once, and lost it.
+//! instead: if its copy of the same layer still has the sum recorded for it, ours had it once, and lost it.
 
 use std::collections::HashMap;
 
-use crate::model::evidence::{Evidence, SnapshotEvidence};
+use crate::model::evidence::{Evidence, SnapshotEvidence, VolumeState};
 
 /// Why a snapshot is proven to be corrupt, as a sentence without a full stop.
 pub fn proof(snapshot: &SnapshotEvidence) -> Option<String> {
@@ -38,18 +38,20 @@ pub fn passes(snapshot: &SnapshotEvidence) -> bool {
 
 /// What the siblings' copies of the same layers say.
 pub struct Siblings<'a> {
+    replicas: &'a [&'a Evidence],
     by_name: HashMap<&'a str, Vec<(usize, &'a SnapshotEvidence)>>,
 }
 
 /// With how many copies of a snapshot all others are compared.
 const COMPARED_WITH: usize = 8;
 
-/// How many times as much one copy of a snapshot takes on the disk as another, for the other to be suspect: block sizes
-/// and holes differ between file systems, but not by as much.
-const FAR_LESS: u64 = 2;
+/// Two copies of one snapshot may differ by this part of the larger one in what they take on the disk, and by so many
+/// bytes: block sizes and what a file system needs for itself do. What differs by more is for a person.
+const LESS_PART: u64 = 16;
+const LESS_BYTES: u64 = 1 << 20;
 
-/// Less than this is not looked at, in bytes.
-const FAR_LESS_FROM_BYTES: u64 = 1 << 20;
+/// One that takes less than this part of what every other copy takes was not filled to its end.
+const FAR_LESS_PART: u64 = 2;
 
 /// Two copies of one snapshot that are not the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,20 +66,20 @@ pub struct Mismatch {
 
 impl<'a> Siblings<'a> {
     /// Takes them from the evidence.
-    pub fn new(replicas: &[&'a Evidence]) -> Self {
+    pub fn new(replicas: &'a [&'a Evidence]) -> Self {
         let mut by_name: HashMap<&str, Vec<_>> = HashMap::new();
         for (i, replica) in replicas.iter().enumerate() {
             for snapshot in &replica.snapshots {
                 by_name.entry(&snapshot.name).or_default().push((i, snapshot));
             }
         }
-        Siblings { by_name }
+        Siblings { replicas, by_name }
     }
 
-    /// Which sibling proves that a snapshot is corrupt: its copy of the same layer has the sum that is recorded
-    /// here, and this one has not.
+    /// Which sibling proves that a snapshot is corrupt: its copy of the same layer has the sum that is recorded there, and
+    /// this one, of which nothing is recorded that it has, has another.
     pub fn disproved_by(&self, snapshot: &SnapshotEvidence) -> Option<usize> {
-        if !fails(snapshot) {
+        if snapshot.computed_crc64.is_none() || passes(snapshot) {
             return None;
         }
         let copies = self.by_name.get(snapshot.name.as_str())?;
@@ -86,10 +88,22 @@ impl<'a> Siblings<'a> {
         if alike > 1 {
             return None;
         }
-        let decides = |copy: &SnapshotEvidence| {
-            comparable(snapshot, copy) && passes(copy) && copy.recorded_crc64 == snapshot.recorded_crc64
-        };
+        let decides = |copy: &SnapshotEvidence| comparable(snapshot, copy) && passes(copy);
         copies.iter().find(|(_, copy)| decides(copy)).map(|&(i, _)| i)
+    }
+
+    /// A live snapshot that was not filled to its end: every other copy takes far more on the disk. With it, the least
+    /// that another one takes, in bytes.
+    pub fn half_filled(&self, replica: usize) -> Option<(&'a SnapshotEvidence, u64)> {
+        self.replicas[replica].live_chain().find_map(|snapshot| {
+            let copies = self.by_name.get(snapshot.name.as_str())?.iter();
+            // What is being filled is no measure.
+            let filled = |i: usize| i != replica && self.replicas[i].state != VolumeState::Rebuilding;
+            let others = copies.filter(|&&(i, copy)| filled(i) && comparable(snapshot, copy));
+            let least = others.map(|(_, copy)| copy.allocated_bytes).min()?;
+            let is_far_less = least > LESS_BYTES && snapshot.allocated_bytes < least / FAR_LESS_PART;
+            is_far_less.then_some((snapshot, least))
+        })
     }
 
     /// Copies of one snapshot that should be the same and are not, each compared with the first of its name.
@@ -128,7 +142,7 @@ fn difference(one: &SnapshotEvidence, other: &SnapshotEvidence) -> Option<String
     }
     let (less, more) =
         (one.allocated_bytes.min(other.allocated_bytes), one.allocated_bytes.max(other.allocated_bytes));
-    if comparable(one, other) && more >= FAR_LESS_FROM_BYTES && less < more / FAR_LESS {
+    if comparable(one, other) && more - less > LESS_BYTES.max(more / LESS_PART) {
         let (a, b) = (one.allocated_bytes, other.allocated_bytes);
         return Some(format!("it takes {a} bytes on the disk in the one and {b} in the other"));
     }

@@ -2,17 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::evidence::{ChainState, Clock, VolumeState};
+use crate::model::evidence::{Clock, VolumeState};
 use crate::model::finding::{Code, Finding};
 use crate::model::standing::history::Compared;
-use crate::model::standing::words::{Decider, decider, later_by, stale_sums};
+use crate::model::standing::words::{Decider, decider, later_by, made_after_others, stale_sums};
 use crate::model::standing::{Confidence, Filled, SAME_TIME_SECONDS, Standing, Volume};
 
 /// Replicas that were made within this many seconds of each other were made for the same volume.
 const MADE_TOGETHER_SECONDS: u64 = 600;
-
-/// Clocks that were never compared may be this many seconds apart, or far more.
-const CLOCKS_MAY_BE_OFF_SECONDS: i64 = 3600;
 
 /// What came of it.
 pub(super) struct Judged {
@@ -46,6 +43,11 @@ pub(super) fn judge(
         }
         if let Some(stale) = stale_sums(volume.replicas[judge.best]) {
             judge.doubt(Confidence::Likely, format!("of the best, {stale}"));
+        }
+        if volume.siblings.half_filled(judge.best).is_some() {
+            let why =
+                format!("not all snapshots of the best, {}, seem to be filled", volume.label(judge.best));
+            judge.doubt(Confidence::PersonMustLook, why);
         }
         order[1..].iter().for_each(|&rival| judge.rival(rival));
     } else {
@@ -161,6 +163,7 @@ impl Judge<'_> {
 
     fn rival(&mut self, rival: usize) {
         self.unknown_history(rival);
+        self.more_writes(rival);
         self.seen_twice(rival);
         if !self.standings[rival].is_trustworthy() {
             self.untrusted(rival);
@@ -168,21 +171,13 @@ impl Judge<'_> {
         }
         self.two_volumes(rival);
         self.holds_far_less(rival);
-        let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
         let decided = decider(&self.standings[self.best], &self.standings[rival]);
-        if let (Some(ours), Some(theirs), true) =
-            (best.live_counter(), other.live_counter(), decided != Decider::Revision)
-        {
-            if theirs > ours {
-                let label = self.label(rival);
-                self.conflict(
-                    rival,
-                    format!("{label} saw more writes, by its revision counter: {theirs} for {ours}"),
-                );
-            }
-        }
         match decided {
-            Decider::History => self.later_writes(rival),
+            Decider::Complete => self.later_writes(rival),
+            Decider::History => {
+                self.by_lower_history(rival);
+                self.later_writes(rival);
+            }
             Decider::Revision => {
                 for i in [self.best, rival].into_iter().filter(|&i| self.volume.replicas[i].times_copied) {
                     let why = format!(
@@ -203,11 +198,25 @@ impl Judge<'_> {
         }
     }
 
+    /// One whose counter saw more writes, though weightier evidence speaks against it. What was being filled has the
+    /// counter of the one that it was filled from.
+    fn more_writes(&mut self, rival: usize) {
+        let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
+        let counters = best.live_counter().zip(other.live_counter());
+        if let Some((ours, theirs)) =
+            counters.filter(|(ours, theirs)| theirs > ours && self.standings[rival].built)
+        {
+            let label = self.label(rival);
+            self.conflict(
+                rival,
+                format!("{label} saw more writes, by its revision counter: {theirs} for {ours}"),
+            );
+        }
+    }
+
     /// One whose head was written later, though weightier evidence speaks against it.
     fn later_writes(&mut self, rival: usize) {
-        let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
-        let seconds = later_by(other, best).unwrap_or_default();
-        if seconds > SAME_TIME_SECONDS && self.clocks_agree(rival) {
+        if let Some(seconds) = self.written_later_by(rival) {
             let what = format!(
                 "the head of {} was written {seconds} s after that of the best, {}",
                 self.label(rival),
@@ -217,9 +226,28 @@ impl Judge<'_> {
         }
     }
 
+    /// By how many seconds the rival's head was written later, if by more than what is known of the clocks explains.
+    /// Where nothing is known of them, they may be right.
+    fn written_later_by(&self, rival: usize) -> Option<i64> {
+        let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
+        let tell_nothing = [best, other].iter().any(|r| r.impossible_time().is_some() || r.times_copied);
+        let apart = i64::try_from(self.apart(rival).unwrap_or(0)).unwrap_or(i64::MAX);
+        let seconds = later_by(other, best).filter(|_| !tell_nothing)?;
+        (seconds.saturating_sub(apart) > SAME_TIME_SECONDS).then_some(seconds)
+    }
+
+    /// What is missing below the newest end may have been purged in a way that leaves no trace.
+    fn by_lower_history(&mut self, rival: usize) {
+        if let Some(ours) = self.volume.histories.ahead_only_below(self.best, rival) {
+            let why =
+                format!("{} lacks snapshot {}, which may have been deleted", self.label(rival), ours.name);
+            self.doubt(Confidence::PersonMustLook, why);
+        }
+    }
+
     /// A snapshot that the best knows nothing of, in whatever state its owner is.
     fn unknown_history(&mut self, rival: usize) {
-        if self.standings[rival].filled != Filled::Filled {
+        if self.is_newcomer(rival) {
             return;
         }
         let (label, best) = (self.label(rival), self.label(self.best));
@@ -252,28 +280,31 @@ impl Judge<'_> {
         }
     }
 
+    /// Whether what a replica has of its own has nothing to do with the volume.
+    fn is_newcomer(&self, replica: usize) -> bool {
+        match self.standings[replica].filled {
+            Filled::MadeAnew => true,
+            Filled::Empty => !self.standings[replica].built || made_after_others(self.volume, replica),
+            Filled::Filled => false,
+        }
+    }
+
     /// One that is not trusted may still have seen writes that the best has not.
     fn untrusted(&mut self, rival: usize) {
         let standing = &self.standings[rival];
-        let incomplete = standing.chain == ChainState::Broken && standing.state == VolumeState::Rebuilding;
-        match standing.filled {
-            Filled::MadeAnew => {
-                let why = format!("{} was made anew, and holds data of its own", self.label(rival));
-                self.doubt(Confidence::Likely, why);
-            }
-            Filled::Filled if !incomplete && !self.volume.replicas[rival].times_copied => {
-                let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
-                let seconds = later_by(other, best).unwrap_or_default();
-                if seconds > SAME_TIME_SECONDS {
-                    let what = format!(
-                        "{} cannot be trusted, but its head was written {seconds} s after that of the best, {}",
-                        self.label(rival),
-                        self.label(self.best)
-                    );
-                    self.conflict(rival, what);
-                }
-            }
-            _ => {}
+        let incomplete = !standing.readable && !standing.built;
+        if standing.filled == Filled::MadeAnew {
+            let why = format!("{} seems to be made anew, and holds data of its own", self.label(rival));
+            self.doubt(Confidence::PersonMustLook, why);
+        } else if let Some(seconds) =
+            self.written_later_by(rival).filter(|_| !incomplete && !self.is_newcomer(rival))
+        {
+            let what = format!(
+                "{} cannot be trusted, but its head was written {seconds} s after that of the best, {}",
+                self.label(rival),
+                self.label(self.best)
+            );
+            self.conflict(rival, what);
         }
     }
 
@@ -325,21 +356,17 @@ impl Judge<'_> {
         self.find(finding);
     }
 
-    /// Whether times of the best and of the rival can be compared.
-    fn clocks_agree(&self, rival: usize) -> bool {
-        let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
-        let odd = [best, other].iter().any(|r| r.impossible_time().is_some() || r.times_copied);
-        !odd && self.apart(rival).is_some_and(|seconds| seconds <= Clock::TOLERANCE_SECONDS.unsigned_abs())
-    }
-
-    /// By how many seconds the clocks of both nodes are apart, as far as that is known.
+    /// By how many seconds the clocks are apart that gave the best and the rival their times, as far as that is known.
     fn apart(&self, rival: usize) -> Option<u64> {
         let (best, other) = (self.volume.replicas[self.best], self.volume.replicas[rival]);
         let off = |node: &str| match self.clocks.get(node) {
             Some(&Clock::Compared { off_seconds }) => Some(off_seconds),
             _ => None,
         };
-        if best.node == other.node { Some(0) } else { Some(off(&best.node)?.abs_diff(off(&other.node)?)) }
+        match best.node == other.node {
+            true => best.shares_clock_with(other).then_some(0),
+            false => Some(off(&best.node)?.abs_diff(off(&other.node)?)),
+        }
     }
 
     fn by_clocks(&mut self, rival: usize, why: &str) {
@@ -366,12 +393,15 @@ impl Judge<'_> {
                 self.doubt(Confidence::PersonMustLook, why);
             }
             None => {
-                let close = later_by(best, other).is_none_or(|s| s < CLOCKS_MAY_BE_OFF_SECONDS);
-                let at_most = if close { Confidence::PersonMustLook } else { Confidence::Likely };
-                self.doubt(
-                    at_most,
-                    format!("the clocks of {} and {} were not compared", best.node, other.node),
-                );
+                let why = match best.node == other.node {
+                    true => format!(
+                        "{} and {} are on two disks or machines: the clocks that gave them their times were not compared",
+                        self.label(self.best),
+                        self.label(rival)
+                    ),
+                    false => format!("the clocks of {} and {} were not compared", best.node, other.node),
+                };
+                self.doubt(Confidence::PersonMustLook, why);
             }
         }
     }

@@ -11,6 +11,7 @@ pub(super) enum Decider {
     State,
     Intact,
     Filled,
+    Complete,
     History,
     Revision,
     HeadTime,
@@ -24,10 +25,13 @@ pub(super) enum Decider {
 /// What decides between `better` and `other`.
 pub(super) fn decider(better: &Standing, other: &Standing) -> Decider {
     let checks = [
-        (better.chain != other.chain, Decider::Chain),
-        (better.state != other.state, Decider::State),
+        (better.readable != other.readable, Decider::Chain),
+        (better.built != other.built, Decider::State),
         (better.intact != other.intact, Decider::Intact),
+        (better.state != other.state, Decider::State),
+        (better.chain != other.chain, Decider::Chain),
         (better.filled != other.filled, Decider::Filled),
+        (better.complete != other.complete, Decider::Complete),
         (better.history_behind != other.history_behind, Decider::History),
         (better.revision != other.revision, Decider::Revision),
         (better.head_recent != other.head_recent, Decider::HeadTime),
@@ -95,18 +99,30 @@ fn defects(volume: &Volume<'_>, standing: &Standing, this: usize) -> Vec<String>
             defects.push("it holds no data, and was made after the others: a reinstall makes such ones".into());
         }
         Filled::Empty => defects.push("it holds no data".into()),
-        Filled::MadeAnew => defects.push(
+        Filled::MadeAnew if replica.made().is_some() => defects.push(
             "it was made after the others were last written, and holds little: a new volume under the old name".into(),
+        ),
+        Filled::MadeAnew => defects.push(
+            "nothing in it is known to be older than the others' last write, and it holds little: perhaps a new volume \
+             under the old name"
+                .into(),
         ),
         Filled::Filled => {}
     }
+    defects.extend(volume.siblings.half_filled(this).map(|(snapshot, least)| {
+        format!(
+            "snapshot {} takes {} bytes on the disk, and {least} or more in every other: it was not filled to its end",
+            snapshot.name, snapshot.allocated_bytes
+        )
+    }));
     defects
 }
 
-fn made_after_others(volume: &Volume<'_>, this: usize) -> bool {
-    let began = volume.replicas[this].began;
-    let others = volume.replicas.iter().enumerate().filter(|&(i, _)| i != this);
-    began.is_some() && others.filter_map(|(_, other)| other.began).all(|other| Some(other) <= began)
+/// Whether a replica was made after all those that hold anything: their lowest layers began before what is said of them.
+pub(super) fn made_after_others(volume: &Volume<'_>, this: usize) -> bool {
+    let Some(made) = volume.replicas[this].made() else { return false };
+    let others = volume.replicas.iter().enumerate().filter(|&(i, other)| i != this && !other.is_empty());
+    others.map(|(_, other)| other.began).all(|began| began.is_some_and(|began| began < made))
 }
 
 /// What made `best` the best, over the next one.
@@ -118,6 +134,7 @@ fn advantage(volume: &Volume<'_>, standings: &[Standing], best: usize, rival: Op
     let (this, other) = (volume.replicas[best], volume.replicas[rival]);
     let label = volume.label(rival);
     match decider(&standings[best], &standings[rival]) {
+        Decider::Complete => format!("its snapshots are filled, and not all of those of {label} are"),
         Decider::History => match volume.histories.compare(best, rival) {
             Compared::Ahead(newest) | Compared::Parted(newest, _) => {
                 format!("it has snapshot {}, which {label} lacks", newest.name)
@@ -156,7 +173,9 @@ fn disadvantage(volume: &Volume<'_>, standings: &[Standing], best: usize, this: 
         return Some(format!("it has snapshot {}, and lacks {}, which {label} has", ours.name, theirs.name));
     }
     Some(match decider(&standings[best], &standings[this]) {
-        Decider::Chain | Decider::State | Decider::Intact | Decider::Filled => return None,
+        Decider::Chain | Decider::State | Decider::Intact | Decider::Filled | Decider::Complete => {
+            return None;
+        }
         Decider::History => "its snapshot history does not go as far".into(),
         Decider::Revision => {
             let missed = standings[best].revision.saturating_sub(standings[this].revision);

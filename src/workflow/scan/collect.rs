@@ -188,7 +188,7 @@ impl Collected {
         });
         self.replicas.dedup_by(|earlier, kept| {
             let same = (&earlier.node, &earlier.path) == (&kept.node, &kept.path);
-            if same && earlier.deep && !kept.deep && earlier.is_same_state(kept) {
+            if same && earlier.is_closer_look_than(kept) {
                 earlier.in_use = kept.in_use;
                 std::mem::swap(earlier, kept);
             }
@@ -263,6 +263,7 @@ impl ToldFinding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::evidence::SnapshotEvidence;
 
     fn told(at: &str) -> Told {
         let json = format!(
@@ -305,6 +306,37 @@ mod tests {
         assert_eq!(collected.replicas.iter().map(|r| r.deep).collect::<Vec<_>>(), [true]);
         collected.tidy(&["w".into()]);
         assert!(collected.replicas.is_empty());
+    }
+
+    #[test]
+    fn what_only_reading_showed_is_not_forgotten() {
+        let snapshot = |unreadable: Option<&str>| SnapshotEvidence {
+            name: "s".into(),
+            live: true,
+            unreadable: unreadable.map(str::to_owned),
+            ..SnapshotEvidence::default()
+        };
+        let look = |second, deep, trouble: &[&str], unreadable| Evidence {
+            node: "pi".into(),
+            scanned_at: Timestamp::from_second(second).ok(),
+            deep,
+            trouble: trouble.iter().map(|&t| t.to_owned()).collect(),
+            snapshots: vec![snapshot(unreadable)],
+            ..Evidence::default()
+        };
+        let deep = || look(1, true, &["of metadata", "of reading"], Some("EIO"));
+        for (later, kept_deep) in [
+            (look(2, false, &["of metadata"], None), true),
+            (look(2, false, &[], None), true),
+            (look(2, false, &["another"], None), false),
+            (Evidence { dirty: true, ..look(2, false, &["of metadata"], None) }, false),
+        ] {
+            let mut collected = Collected { replicas: vec![later, deep()], ..Collected::default() };
+            collected.tidy(&[]);
+            assert_eq!(collected.replicas.len(), 1);
+            assert_eq!(collected.replicas[0].deep, kept_deep);
+            assert_eq!(collected.replicas[0].snapshots[0].unreadable.is_some(), kept_deep);
+        }
     }
 
     #[test]

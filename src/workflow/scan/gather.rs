@@ -6,9 +6,10 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use crate::format::names::{self, DiskKind};
+use crate::format::revision;
 use crate::model::evidence::{Evidence, SnapshotEvidence};
 use crate::replica::ReplicaDir;
-use crate::replica::inventory::{Disk, Inventory};
+use crate::replica::inventory::{Disk, Doc, Inventory};
 use crate::replica::outlook::Outlook;
 use crate::sys::dir::{FileId, FileStat};
 
@@ -23,7 +24,7 @@ const COPY_LAG_SECONDS: i64 = 60;
 pub fn gather(path: &Path, node: &str) -> (Evidence, Option<FileId>) {
     let mut evidence = Evidence {
         node: node.to_owned(),
-        path: path.display().to_string(),
+        path: super::written(path.as_os_str()),
         volume: super::volume_of(path),
         scanned_at: Some(Timestamp::now()),
         ..Evidence::default()
@@ -54,6 +55,7 @@ pub fn gather(path: &Path, node: &str) -> (Evidence, Option<FileId>) {
     evidence.snapshots = snapshots(&replica, &outlook);
     let Outlook { head, size_bytes, chain, state, mut trouble, .. } = outlook;
     trouble.extend(orphans(inventory));
+    trouble.extend(uncounted(inventory));
     (Evidence { head, size_bytes, chain, state, trouble, ..evidence }, head_image.map(|image| image.id))
 }
 
@@ -88,8 +90,18 @@ fn orphans(inventory: &Inventory) -> Option<String> {
     })
 }
 
+/// What is said of a counter that is there and cannot be used.
+fn uncounted(inventory: &Inventory) -> Option<String> {
+    let damaged = !matches!(inventory.revision, Doc::Absent | Doc::Good(_));
+    let why = inventory.revision.trouble().filter(|_| damaged)?;
+    Some(format!(
+        "{} {why}: the data is not touched by that, but the engine would refuse to open it",
+        revision::FILE_NAME
+    ))
+}
+
 fn counter_is_frozen(inventory: &Inventory, head: Option<FileStat>) -> bool {
-    let counter = inventory.files.iter().find(|(name, _)| name == crate::format::revision::FILE_NAME);
+    let counter = inventory.files.iter().find(|(name, _)| name == revision::FILE_NAME);
     let times = head.zip(counter).map(|(head, (_, counter))| (head.modified.0, counter.modified.0));
     times.is_some_and(|(head, counter)| head.saturating_sub(counter) > COUNTER_LAG_SECONDS)
 }

@@ -10,18 +10,22 @@ pub mod everywhere;
 mod gather;
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Mutex;
 
 use rayon::prelude::*;
 
+use crate::engine::pipeline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Run};
 use crate::model::evidence::Evidence;
 use crate::model::finding::{Code, Finding};
 use crate::replica::discover::{self, volume_name};
-use crate::sys::dir::FileId;
+use crate::sink::copy_dir::read_manifest;
+use crate::sys::dir::{Dir, FileId};
 use crate::sys::process;
 
 pub use gather::gather;
@@ -35,8 +39,8 @@ pub struct ScanOptions {
     pub volumes: Vec<String>,
     /// Compute checksums, and look at the content.
     pub deep: bool,
-    /// How many directories are read at the same time.
-    pub jobs: usize,
+    /// How many directories are read at the same time; what suits the machine, each by itself, if `None`.
+    pub jobs: Option<usize>,
 }
 
 /// What was found on this node.
@@ -78,7 +82,8 @@ pub fn scan(paths: &[PathBuf], options: &ScanOptions, run: &Run<'_>) -> Result<S
         directory.map_or(true, |directory| seen.insert(directory))
     });
     run.event(Event::Phase { name: "reading metadata", total_bytes: None });
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.jobs).build();
+    let workers = options.jobs.unwrap_or_else(pipeline::default_workers);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(workers).build();
     let pool = pool.map_err(|e| Error::usage("cannot start threads").with_hint(e.to_string()))?;
     let heads = Mutex::new(HashMap::new());
     let gathered: Result<Vec<_>> = pool.install(|| {
@@ -94,25 +99,49 @@ pub fn scan(paths: &[PathBuf], options: &ScanOptions, run: &Run<'_>) -> Result<S
         directories.par_iter().map(one).collect()
     });
     scanned.replicas = gathered?;
+    let origin = origin();
+    scanned.replicas.iter_mut().for_each(|replica| replica.origin.clone_from(&origin));
     mark_those_in_use(
         &mut scanned.replicas,
         &heads.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()),
     );
     run.event(Event::PhaseDone);
     if options.deep {
-        deep::look(&directories, &mut scanned.replicas, options.jobs, run)?;
+        deep::look(&directories, &mut scanned.replicas, workers, run)?;
     }
     Ok(scanned)
 }
 
+/// What tells this machine, since it was started, from any other; empty when the kernel does not say.
+fn origin() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
+/// The volume whose replica a directory is, by its name, or by that of the directory that it is a copy of.
 fn volume_of(directory: &Path) -> String {
-    let name = directory.file_name().map(|name| name.to_string_lossy().into_owned());
     // `.` and the like have no name of their own.
-    let name = name.or_else(|| {
-        let real = std::fs::canonicalize(directory).ok()?;
-        Some(real.file_name()?.to_string_lossy().into_owned())
-    });
-    name.as_deref().map(volume_name).unwrap_or_default().to_owned()
+    let real = || std::fs::canonicalize(directory).ok()?.file_name().map(written);
+    let name = directory.file_name().map(written).or_else(real).unwrap_or_default();
+    match volume_name(&name) {
+        own if own == name => copied_from(directory).unwrap_or(name),
+        volume => volume.to_owned(),
+    }
+}
+
+/// The volume whose replica a directory was copied from, if `preserve` has written it down.
+fn copied_from(directory: &Path) -> Option<String> {
+    let manifest = read_manifest(&Dir::open(directory).ok()?).ok()??;
+    let name = Path::new(&manifest.source).file_name()?.to_str()?.to_owned();
+    Some(volume_name(&name).to_owned()).filter(|volume| *volume != name)
+}
+
+/// A name as text: two names that differ do so in writing, too, whatever bytes they hold.
+fn written(name: &OsStr) -> String {
+    let chunks = name.as_bytes().utf8_chunks();
+    chunks.fold(String::new(), |text, chunk| {
+        format!("{text}{}{}", chunk.valid(), chunk.invalid().escape_ascii())
+    })
 }
 
 /// All processes are looked at once, not once per replica.

@@ -246,6 +246,12 @@ impl SharedLayer {
             (_, SumVerdict::Match) if self.records_are_equal() => {
                 "the sibling's side is what was recorded of both, and this one is not: the sibling is right"
             }
+            (SumVerdict::Match, SumVerdict::Absent) => {
+                "this side matches its recorded checksum, and nothing is recorded of the sibling's"
+            }
+            (SumVerdict::Absent, SumVerdict::Match) => {
+                "the sibling's side matches its recorded checksum, and nothing is recorded of this one"
+            }
             (SumVerdict::Match, _) => "this side matches its recorded checksum, and the sibling's does not",
             (_, SumVerdict::Match) => {
                 "the sibling's side matches its recorded checksum, and this one does not"

@@ -3,6 +3,7 @@
 use crate::engine::checksum::{LayerSum, SumVerdict, check_layers};
 use crate::error::Result;
 use crate::event::Run;
+use crate::format::volume_meta;
 use crate::model::finding::{Code, Finding};
 use crate::replica::ReplicaDir;
 use crate::replica::inventory::Doc;
@@ -25,7 +26,7 @@ pub fn against_checksums(
     run: &Run<'_>,
 ) -> Result<(Vec<LayerSum>, Vec<Finding>)> {
     let sums = check_layers(replica, layers, workers, run)?;
-    let mut findings: Vec<_> = sums.iter().filter_map(finding).collect();
+    let mut findings: Vec<_> = sums.iter().filter_map(finding).chain(rebuilding(replica)).collect();
     if sums.iter().all(|sum| sum.verdict == SumVerdict::Absent) {
         findings.push(
             Finding::new(
@@ -37,6 +38,20 @@ pub fn against_checksums(
         );
     }
     Ok((sums, findings))
+}
+
+/// A replica that was being rebuilt: its checksums are those of the one it was rebuilt from, and come with the files.
+fn rebuilding(replica: &ReplicaDir) -> Option<Finding> {
+    let is_rebuilding = replica.inventory().told().is_some_and(|meta| meta.rebuilding);
+    is_rebuilding.then(|| {
+        Finding::new(
+            Code::Rebuilding,
+            "the replica was being rebuilt from another one",
+            "what matches its checksum came whole; whether everything came, the checksums do not tell",
+        )
+        .on(volume_meta::FILE_NAME)
+        .advise("use another replica: `lhrecover scan` ranks those there are")
+    })
 }
 
 /// What there is to say of a layer whose checksum does not simply match.
