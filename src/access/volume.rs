@@ -182,7 +182,5 @@ impl Volume {
 fn looks_fully_allocated(source: &Source) -> bool {
     let own = source.chain.iter().filter(|layer| layer.kind != LayerKind::Backing);
     let stats: Vec<_> = own.filter_map(|layer| layer.stat).filter(|stat| stat.size_bytes > 0).collect();
-    stats.len() + usize::from(source.has_backing) >= 2
-        && !stats.is_empty()
-        && stats.iter().all(|stat| stat.allocated_bytes >= stat.size_bytes)
+    stats.len() >= 2 && stats.iter().all(|stat| stat.allocated_bytes >= stat.size_bytes)
 }

@@ -106,8 +106,13 @@ impl<'a> Histories<'a> {
             self.replicas[has].live_chain().skip_while(|s| s.name != missing.name).any(|s| known(&s));
         let above =
             self.replicas[has].live_chain().take_while(|s| s.name != missing.name).filter(known).last();
-        let child = above.and_then(|s| self.replicas[lacks].snapshot(&s.name));
-        goes_on || child.is_some_and(|s| s.allocated_bytes >= missing.allocated_bytes / FOLDED_PART)
+        let child = above.and_then(|before| Some((before, self.replicas[lacks].snapshot(&before.name)?)));
+        // A rebuild that was cut short may have this layer whole and nothing below it, but then it has not grown.
+        let took_in = |before: &SnapshotEvidence, after: &SnapshotEvidence| {
+            after.allocated_bytes > before.allocated_bytes
+                && after.allocated_bytes >= missing.allocated_bytes / FOLDED_PART
+        };
+        goes_on || child.is_some_and(|(before, after)| took_in(before, after))
     }
 
     fn unknown(&self, lacks: usize, has: usize) -> impl Iterator<Item = &'a SnapshotEvidence> {
@@ -212,6 +217,7 @@ mod tests {
             for snapshot in &mut whole.snapshots[1..] {
                 (snapshot.user_created, snapshot.removed, snapshot.allocated_bytes) = (true, removed, 100);
             }
+            whole.snapshots[0].allocated_bytes = 55;
             whole
         };
         let cut = |names: &[&str], bytes_of_top| {
@@ -222,6 +228,7 @@ mod tests {
         let table = [
             ("the chain ends early", cut(&["c"], 10), false, [1, 0]),
             ("folded into the one above", cut(&["c"], 60), false, [0, 0]),
+            ("what is left is as it was", cut(&["c"], 55), false, [1, 0]),
             ("linked around: only a purge does that", cut(&["c", "a"], 10), false, [0, 0]),
             ("on its way out", cut(&["c"], 10), true, [0, 0]),
         ];
