@@ -220,6 +220,10 @@ fn every_code_of_the_doctor_has_a_damage_or_a_crash_that_shows_it() {
         "journal-cut-short",
         "fast-commits-missing",
         "not-extracted",
+        "files-encrypted",
+        "traits-not-kept",
+        // Of what goes into a device: tests/inject_files.rs.
+        "journal-skipped",
     ];
     for code in lhrecover::model::finding::Code::ALL {
         let shown = damage::ALL.iter().any(|damage| damage.code == code.as_str());

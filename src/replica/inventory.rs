@@ -151,7 +151,7 @@ pub struct Inventory {
     pub files: Vec<(String, FileStat)>,
     children: HashMap<String, Vec<String>>,
     same_files: HashMap<FileId, Vec<String>>,
-    last_late_change: Option<i64>,
+    last_late_change: Option<(i64, i64)>,
 }
 
 impl Inventory {
@@ -206,18 +206,18 @@ impl Inventory {
         self.last_late_change = self.disks.values().filter_map(|disk| self.changed_late(disk)).max();
     }
 
-    /// When a snapshot that is not removed was last changed, in seconds, if that was after another layer was put on top of
-    /// it.
-    fn changed_late(&self, disk: &Disk) -> Option<i64> {
+    /// When a snapshot that is not removed was last changed, in seconds and nanoseconds, if that was after another layer was
+    /// put on top of it.
+    fn changed_late(&self, disk: &Disk) -> Option<(i64, i64)> {
         let kept = disk.kept_image().filter(|_| disk.kind == DiskKind::Snapshot && !disk.is_removed());
-        let modified = kept?.modified.0;
+        let modified = kept?.modified;
         let covered = self.children(&disk.name).filter_map(Disk::taken).min()?;
-        (modified > covered).then_some(modified)
+        (modified.0 > covered).then_some(modified)
     }
 
-    /// The latest change, in seconds, of a snapshot that should not have changed any more: a purge folded it, or it was
+    /// The latest change, in seconds and nanoseconds, of a snapshot that should not have changed any more: a purge folded it, or it was
     /// copied without its times. `None` where all times are as they were.
-    pub fn last_late_change(&self) -> Option<i64> {
+    pub fn last_late_change(&self) -> Option<(i64, i64)> {
         self.last_late_change
     }
 

@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::model::chain::{Chain, Link};
 use crate::replica::inventory::{Doc, Inventory};
 use crate::sys::dir::Dir;
+use crate::sys::process::allow_many_files;
 use crate::sys::source_identity::SourceIdentity;
 
 pub use source::{LayerInfo, LayerKind, Source, SourceOptions, View};
@@ -56,6 +57,8 @@ impl ReplicaDir {
             };
             error.caused_by(e).with_hint(hint)
         })?;
+        // Each layer is an open file, and a chain has up to 250.
+        allow_many_files();
         let inventory = Inventory::read(&dir)?;
         Ok(ReplicaDir { dir, inventory })
     }

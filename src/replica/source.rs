@@ -230,33 +230,29 @@ impl ReplicaDir {
         match disk.image {
             Some(image) if !image.regular => Err(missing("the layer is not a regular file")
                 .with_hint("links are not followed: name the directory that holds the files themselves")),
-            Some(_) if !is_lost(self.inventory(), disk) => {
+            // An empty one that an engine made in the place of a lost one is read as the engine reads it; the doctor tells.
+            Some(_) => {
                 let image = self.open_image(name)?;
                 info.stat =
                     Some(FileStat::of(image.file()).map_err(|e| cannot_look(&self.path().join(name), e))?);
                 Ok((info, Box::new(image)))
             }
             None if is_dispensable(self.inventory(), disk) => Ok((info, Box::new(Blank::new(name)))),
-            lost => Err(self.lost_layer(disk, lost.is_some())),
+            None => Err(self.lost_layer(disk)),
         }
     }
 
-    /// A layer whose image is not there, or was made anew by an engine, which leaves it empty.
-    fn lost_layer(&self, disk: &Disk, emptied: bool) -> Error {
+    /// A layer whose image is not there.
+    fn lost_layer(&self, disk: &Disk) -> Error {
         let below = disk.meta.good().map_or("", |meta| meta.parent.as_str());
         let head = disk.kind == DiskKind::Head;
-        let what = match (head, emptied) {
-            (true, false) => "the head's data is missing",
-            (true, true) => "the head's file is empty: an engine made it anew in the place of a lost one",
-            (false, false) => "the layer's data is missing",
-            (false, true) => "the layer's file is empty: an engine made it anew in the place of a lost one",
-        };
+        let what = if head { "the head's data is missing" } else { "the layer's data is missing" };
         let error = Error::source(what).with_path(self.path()).in_layer(&disk.name);
         let at = if below.is_empty() { "NAME" } else { short(below) };
         if head {
             return error.with_hint(format!(
-                "do not let the engine open this replica: it serves old data as new; try another replica, or the last \
-                 snapshot: --at {at}"
+                "do not let the engine open this replica: it would make an empty head and serve old data; try another \
+                 replica, or the last snapshot: --at {at}"
             ));
         }
         let error = match below {
@@ -300,11 +296,11 @@ pub(crate) fn folded_into<'a>(inventory: &'a Inventory, disk: &Disk) -> Option<&
     let meta = disk.meta.good()?;
     let parent = inventory.disks.get(&meta.parent).filter(|p| p.is_removed())?;
     let image = parent.kept_image()?;
-    let modified = image.modified.0;
+    let modified = image.modified;
     let only_child = inventory.children(&parent.name).nth(1).is_none();
-    let since = disk.taken().is_none_or(|taken| modified >= taken);
-    let after_mark = parent.meta_file.is_none_or(|meta| image.modified >= meta.modified);
-    let last = inventory.last_late_change().is_none_or(|late| modified > late && after_mark);
+    let since = disk.taken().is_none_or(|taken| modified.0 >= taken);
+    let after_mark = parent.meta_file.is_none_or(|meta| modified >= meta.modified);
+    let last = inventory.last_late_change().is_none_or(|late| modified >= late && after_mark);
     (only_child && since && last).then_some(parent)
 }
 

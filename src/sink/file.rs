@@ -70,6 +70,8 @@ impl OutputFile {
         options: FileOptions,
         source: &SourceIdentity,
     ) -> Result<Self> {
+        // First, so that nobody is told to name a file in the replica directory.
+        refuse_source(path, source)?;
         let path = resolve(path)?;
         let partial = partial_name(&path);
         refuse_source(&path, source)?;

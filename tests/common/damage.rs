@@ -207,9 +207,11 @@ pub const ALL: &[Damage] = &[
         v.add_branch("x", &json!({"Name": "n", "Parent": "", "Created": older}).to_string());
         v.write("volume-snap-x.img", "copied just now")
     }),
-    damage("head made anew by an engine", "head-data-empty", Opens::No, |v| v.write(v.head(), "")),
-    damage("layer made anew by an engine", "layer-data-empty", Opens::No, |v| v.write(v.middle(), "")),
-    damage("lowest layer made anew by an engine", "layer-data-empty", Opens::No, |v| v.write(v.lowest(), "")),
+    damage("head made anew by an engine", "head-data-empty", Opens::Yes, |v| v.write(v.head(), "")),
+    damage("layer made anew by an engine", "layer-data-empty", Opens::Yes, |v| v.write(v.middle(), "")),
+    damage("lowest layer made anew by an engine", "layer-data-empty", Opens::Yes, |v| {
+        v.write(v.lowest(), "")
+    }),
     damage("layer cut short", "layer-cut-short", Opens::Yes, |v| {
         v.open(v.middle()).set_len(4096).expect("truncate")
     }),

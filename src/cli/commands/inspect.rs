@@ -11,7 +11,6 @@ use crate::error::Result;
 use crate::event::Run;
 use crate::replica::ReplicaDir;
 use crate::report::inspect as report;
-use crate::sys::process::allow_many_files;
 
 /// Arguments of `inspect`.
 #[derive(Debug, clap::Args)]
@@ -29,8 +28,6 @@ pub struct Args {
 pub fn run(args: &Args, ui: &Ui) -> Result<Outcome> {
     let cancel = cancel_on_signals()?;
     let run = Run { observer: ui, cancel: &cancel };
-    // Each layer is an open file, and a chain has up to 250.
-    allow_many_files();
     let replica = ReplicaDir::open(&args.replica_dir)?;
     let diagnosis = diagnose(&replica, &args.volume.options(), args.volume.unwritten(), &run)?;
     let report = report::build(&replica, &diagnosis);

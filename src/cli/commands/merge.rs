@@ -18,7 +18,6 @@ use crate::event::Run;
 use crate::replica::ReplicaDir;
 use crate::report::merge as report;
 use crate::sink::file::{FileOptions, collide};
-use crate::sys::process::allow_many_files;
 use crate::workflow::merge::{MergeOptions, Output, Sparse, merge};
 
 /// Arguments of `merge`.
@@ -98,8 +97,6 @@ pub fn run(args: Args, ui: &Ui) -> Result<Outcome> {
     check_usage(&args, ui, to_stdout)?;
     let cancel = cancel_on_signals()?;
     let run = Run { observer: ui, cancel: &cancel };
-    // Each layer is an open file, and a chain has up to 250.
-    allow_many_files();
     let replica = ReplicaDir::open(&args.replica_dir)?;
     let manifest = args.manifest.as_deref().map(|path| args.manifest_file(path, &replica)).transpose()?;
     let options = args.options();
