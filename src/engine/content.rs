@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::engine::judge;
 use crate::engine::sweep::Survey;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Run;
+use crate::event::{Event, Run};
 use crate::guest::{self, Guest, GuestKind};
 use crate::model::extent::{ExtentKind, SectorExtents};
 use crate::model::finding::{Code, Finding};
@@ -130,16 +130,13 @@ fn without_zeros(source: &Source, survey: &Survey, run: &Run<'_>) -> Result<Opti
         return Ok(None);
     }
     let mut sample = Sample { total_bytes, seen_bytes: 0, taken_bytes: 0, buf: Vec::new() };
-    for (_, layer) in own_layers(source) {
-        let window = ByteRange::new(0, sector_ceil(layer.size_bytes().min(source.volume_bytes)));
-        let mut extents = SectorExtents::new(layer.extents()?, window);
-        while let Some(extent) = extents.next_extent()? {
-            if extent.kind == ExtentKind::Data && sample.finds_zeros(layer, extent.range, run)? {
-                return Ok(None);
-            }
-        }
-    }
-    Ok(Some(Seen { taken_bytes: sample.taken_bytes, total_bytes }))
+    run.event(Event::Phase {
+        name: "looking for written zeros",
+        total_bytes: Some(total_bytes.min(SAMPLE_BYTES)),
+    });
+    let found = sample.finds_zeros(source, run);
+    run.event(Event::PhaseDone);
+    Ok((!found?).then_some(Seen { taken_bytes: sample.taken_bytes, total_bytes }))
 }
 
 /// An even sample of all data of all layers, without knowing beforehand where it is.
@@ -151,8 +148,22 @@ struct Sample {
 }
 
 impl Sample {
-    /// Whether a block of zeros is in the part of `range` that belongs to the sample.
-    fn finds_zeros(&mut self, layer: &dyn LayerImage, range: ByteRange, run: &Run<'_>) -> Result<bool> {
+    /// Whether a block of zeros is in the sample; the first one ends it.
+    fn finds_zeros(&mut self, source: &Source, run: &Run<'_>) -> Result<bool> {
+        for (_, layer) in own_layers(source) {
+            let window = ByteRange::new(0, sector_ceil(layer.size_bytes().min(source.volume_bytes)));
+            let mut extents = SectorExtents::new(layer.extents()?, window);
+            while let Some(extent) = extents.next_extent()? {
+                if extent.kind == ExtentKind::Data && self.finds_zeros_in(layer, extent.range, run)? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether one is in the part of `range` that belongs to the sample.
+    fn finds_zeros_in(&mut self, layer: &dyn LayerImage, range: ByteRange, run: &Run<'_>) -> Result<bool> {
         let mut at = range.start_bytes;
         while at < range.end_bytes {
             let len = CHUNK_BYTES.min(range.end_bytes - at);
@@ -161,6 +172,7 @@ impl Sample {
                 self.buf.resize(usize::try_from(len).unwrap_or_default(), 0);
                 layer.read_exact_at(&mut self.buf, at)?;
                 self.taken_bytes += len;
+                run.event(Event::Advanced { bytes: len });
                 let blocks = self.buf.chunks_exact(usize::try_from(SECTOR_BYTES).unwrap_or(1));
                 if blocks.into_iter().any(|block| block.iter().all(|&b| b == 0)) {
                     return Ok(true);
