@@ -7,14 +7,16 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use common::cli::{Lhrecover, lhrecover};
-use common::ext::{PLAIN, Recipe, make};
+use common::cli::{Lhrecover, Ran, lhrecover};
+use common::ext::{ExtImage, PLAIN, Recipe, make};
 use common::fingerprint::Fingerprint;
 use common::loopdev::{LoopDevice, Mounted, available, skipped};
 use common::same_tree::assert_same_tree;
 use common::text;
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 /// Makes the file system, and compares what `extract` makes of it with what the kernel shows: after it was unmounted, and as
 /// it was in the middle, with a journal to be replayed.
@@ -263,23 +265,50 @@ fn a_killed_extraction_goes_on_where_it_was() {
     assert!(!names().iter().any(|name| partial(name)), "{:?}", names());
 }
 
+/// An ordinary user, and an image with one of everything to extract from.
+struct Nobody {
+    tmp: TempDir,
+    image: ExtImage,
+    out: PathBuf,
+}
+
+impl Nobody {
+    const WRAPPER: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+
+    /// `None`, and that is said, where this cannot be had.
+    fn found(test: &str) -> Option<Self> {
+        if !available(test) {
+            return None;
+        }
+        let there_is = Command::new(Self::WRAPPER[0]).args(&Self::WRAPPER[1..]).arg("true").status();
+        if !there_is.is_ok_and(|status| status.success()) {
+            skipped(test, "no setpriv");
+            return None;
+        }
+        let tmp = common::scratch();
+        fs::set_permissions(tmp.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let Some((image, _)) = PLAIN.images(tmp.path()) else {
+            skipped(test, "no ext4");
+            return None;
+        };
+        let out = tmp.path().join("out");
+        Some(Nobody { tmp, image, out })
+    }
+
+    fn args<'a>(&'a self, paths: &[&'a str]) -> Vec<&'a str> {
+        [&["extract", text(&self.image.path)], paths, &["-C", text(&self.out), "--json"]].concat()
+    }
+
+    fn extracts(&self, paths: &[&str]) -> Ran {
+        Lhrecover::under(&Self::WRAPPER, &self.args(paths)).run()
+    }
+}
+
 #[test]
 fn what_an_ordinary_user_cannot_keep_is_told() {
-    let test = "what_an_ordinary_user_cannot_keep_is_told";
-    if !available(test) {
-        return;
-    }
-    let tmp = common::scratch();
-    fs::set_permissions(tmp.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let Some((image, _)) = PLAIN.images(tmp.path()) else { return skipped(test, "no ext4") };
-    let out = tmp.path().join("out");
-    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-    let args = ["extract", text(&image.path), "attributes", "specials", "-C", text(&out), "--json"];
-    let told = Lhrecover::under(&nobody, &args).run();
-    if told.status.code() == Some(127) {
-        return skipped(test, "no setpriv");
-    }
-    let told = told.exits(1).json();
+    let Some(nobody) = Nobody::found("what_an_ordinary_user_cannot_keep_is_told") else { return };
+    let out = &nobody.out;
+    let told = nobody.extracts(&["attributes", "specials"]).exits(1).json();
     let said: Vec<_> =
         told["findings"].as_array().unwrap().iter().map(|f| f["what"].as_str().unwrap()).collect();
     for part in ["the owner of", "set-user-ID", "trusted.t", "security.capability", "devices"] {
@@ -440,28 +469,18 @@ fn what_earlier_runs_have_left_unfinished_is_removed() {
 #[test]
 fn what_an_earlier_run_could_not_set_is_set_or_said_again() {
     let test = "what_an_earlier_run_could_not_set_is_set_or_said_again";
-    if !available(test) {
-        return;
-    }
-    let tmp = common::scratch();
-    fs::set_permissions(tmp.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let Some((image, _)) = PLAIN.images(tmp.path()) else { return skipped(test, "no ext4") };
-    let out = tmp.path().join("out");
-    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-    let args = ["extract", text(&image.path), "attributes", "links", "-C", text(&out), "--json"];
-    let first = Lhrecover::under(&nobody, &args).run();
-    if first.status.code() == Some(127) {
-        return skipped(test, "no setpriv");
-    }
-    first.exits(1);
+    let Some(nobody) = Nobody::found(test) else { return };
+    let paths = ["attributes", "links"];
+    nobody.extracts(&paths).exits(1);
     // Directories are set anew each time; these are files.
-    let again = Lhrecover::under(&nobody, &args).run().exits(1).json();
+    let again = nobody.extracts(&paths).exits(1).json();
     assert_eq!(again["files"], 0);
     for part in ["attributes/mode-4755", "set-user-ID", "trusted.t", "security.capability"] {
         assert!(again["findings"].to_string().contains(part), "{part}: {again}");
     }
-    let as_root = lhrecover(&args).exits(0).json();
+    let as_root = lhrecover(&nobody.args(&paths)).exits(0).json();
     assert_eq!((&as_root["files"], codes(&as_root)), (&0.into(), vec![]));
+    let Nobody { tmp, image, out } = &nobody;
     let _mounted = image.mounted(&tmp.path().join("copy.img"), &tmp.path().join("mnt"));
     assert_same_tree(&tmp.path().join("mnt/attributes"), &out.join("attributes"), test);
     let link = fs::symlink_metadata(out.join("links/dangling")).unwrap();
