@@ -223,3 +223,19 @@ fn what_a_cut_off_volume_meta_still_says_counts() {
     let refused = ReplicaDir::open(&dir).unwrap().open_source(&by_hand).err().unwrap();
     assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
 }
+
+#[test]
+fn a_snapshot_whose_file_a_purge_has_folded_may_still_be_meant() {
+    let fixture = common::fixture("03-explicit-zeros");
+    let (dir, truth) = fixture.replica();
+    let victim = Victim::new(dir.clone(), &truth);
+    victim.edit_layer(victim.lowest(), json!({"Removed": true}));
+    let folded = fs::File::options().write(true).open(victim.path(victim.lowest())).unwrap();
+    folded.set_modified(std::time::SystemTime::now()).unwrap();
+    victim.remove(victim.middle());
+    let replica = ReplicaDir::open(&dir).unwrap();
+    assert!(replica.open_source(&SourceOptions::default()).is_ok());
+    assert_eq!(replica.find_layer(victim.middle()).unwrap(), victim.middle());
+    // It is what is left of the two, and the other one is on its way out.
+    assert_eq!(replica.find_layer("volume-snap-").unwrap_err().kind(), ErrorKind::Usage);
+}

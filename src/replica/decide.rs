@@ -9,7 +9,7 @@ use crate::model::chain::{ChainFault, NotFound, find_snapshot};
 use crate::model::finding::{Code, Finding};
 use crate::model::units::MAX_VOLUME_BYTES;
 use crate::replica::inventory::{Disk, Doc, Inventory};
-use crate::replica::source::{SourceOptions, View, is_dispensable};
+use crate::replica::source::{SourceOptions, View, is_purged};
 use crate::replica::{ReplicaDir, head};
 
 /// What to do about a file that only somebody else may read.
@@ -99,7 +99,7 @@ impl ReplicaDir {
 
     /// Whether nothing but a checksum, or the metadata of a purged snapshot, is left of a layer.
     fn is_gone(&self, disk: &Disk) -> bool {
-        disk.image.is_none() && (matches!(disk.meta, Doc::Absent) || is_dispensable(self.inventory(), disk))
+        disk.image.is_none() && (matches!(disk.meta, Doc::Absent) || is_purged(self.inventory(), disk))
     }
 
     /// `volume.meta` cannot be used and not everything was given by hand.

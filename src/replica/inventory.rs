@@ -128,6 +128,19 @@ impl Disk {
     }
 }
 
+/// Whether the snapshots that were not to change any more have the times at which the engine wrote them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Times {
+    /// There is no snapshot that would show it.
+    #[default]
+    Unknown,
+    /// All of them do.
+    Kept,
+    /// Some were changed after another layer had been taken on top of them: a purge folded that one into them, or they were
+    /// copied without their times. The latest such change, in seconds and nanoseconds.
+    ChangedLate((i64, i64)),
+}
+
 /// Everything that a directory holds.
 #[derive(Clone, Debug)]
 pub struct Inventory {
@@ -151,7 +164,7 @@ pub struct Inventory {
     pub files: Vec<(String, FileStat)>,
     children: HashMap<String, Vec<String>>,
     same_files: HashMap<FileId, Vec<String>>,
-    last_late_change: Option<(i64, i64)>,
+    times: Times,
 }
 
 impl Inventory {
@@ -203,22 +216,20 @@ impl Inventory {
                 self.same_files.entry(image.id).or_default().push(disk.name.clone());
             }
         }
-        self.last_late_change = self.disks.values().filter_map(|disk| self.changed_late(disk)).max();
+        self.times = self.disks.values().filter_map(|disk| self.times_of(disk)).max().unwrap_or_default();
     }
 
-    /// When a snapshot that is not removed was last changed, in seconds and nanoseconds, if that was after another layer was
-    /// put on top of it.
-    fn changed_late(&self, disk: &Disk) -> Option<(i64, i64)> {
+    /// What the times of a snapshot that is not removed tell: nothing, unless another layer has been taken on top of it.
+    fn times_of(&self, disk: &Disk) -> Option<Times> {
         let kept = disk.kept_image().filter(|_| disk.kind == DiskKind::Snapshot && !disk.is_removed());
         let modified = kept?.modified;
         let covered = self.children(&disk.name).filter_map(Disk::taken).min()?;
-        (modified.0 > covered).then_some(modified)
+        Some(if modified.0 > covered { Times::ChangedLate(modified) } else { Times::Kept })
     }
 
-    /// The latest change, in seconds and nanoseconds, of a snapshot that should not have changed any more: a purge folded it, or it was
-    /// copied without its times. `None` where all times are as they were.
-    pub fn last_late_change(&self) -> Option<(i64, i64)> {
-        self.last_late_change
+    /// Whether the files have the times at which the engine wrote them.
+    pub fn times(&self) -> Times {
+        self.times
     }
 
     fn empty() -> Self {
@@ -234,7 +245,7 @@ impl Inventory {
             files: Vec::new(),
             children: HashMap::new(),
             same_files: HashMap::new(),
-            last_late_change: None,
+            times: Times::Unknown,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::model::finding::{Code, Finding};
 use crate::model::units::SECTOR_BYTES;
 use crate::replica::decide::short;
 use crate::replica::doctor::{self, Subject};
-use crate::replica::inventory::{Disk, Inventory};
+use crate::replica::inventory::{Disk, Inventory, Times};
 use crate::replica::live::Live;
 use crate::replica::{ReplicaDir, backing};
 use crate::sys::dir::{Dir, FileStat};
@@ -284,23 +284,33 @@ pub(crate) fn is_lost(inventory: &Inventory, disk: &Disk) -> bool {
 /// short in between, everything is in the parent. And a Removed layer that nothing stands on loses its image
 /// before its metadata.
 pub(crate) fn is_dispensable(inventory: &Inventory, disk: &Disk) -> bool {
-    let purged = disk.is_removed() && inventory.children(&disk.name).next().is_none();
-    disk.kind == DiskKind::Snapshot && (folded_into(inventory, disk).is_some() || purged)
+    let folded = disk.kind == DiskKind::Snapshot && folded_into(inventory, disk).is_some();
+    folded || is_purged(inventory, disk)
+}
+
+/// Whether a layer is on its way out, with nothing that stands on it.
+pub(crate) fn is_purged(inventory: &Inventory, disk: &Disk) -> bool {
+    disk.kind == DiskKind::Snapshot && disk.is_removed() && inventory.children(&disk.name).next().is_none()
 }
 
 /// The Removed parent that a purge has folded a layer into whose image is missing or was made anew, if that is what
 /// happened: a parent with several children is never folded, and one that has not changed since the layer was taken
 /// has not been. Where other snapshots seem to have changed, too, since they were taken, as in a copy that has not kept
-/// the times, it must be the last one that did, and no earlier than its metadata, in which it was marked as Removed before.
+/// the times, it must be the last one that did. There, and where nothing shows whether the times were kept, it must also have
+/// changed no earlier than its metadata, in which it was marked as Removed before it was folded.
 pub(crate) fn folded_into<'a>(inventory: &'a Inventory, disk: &Disk) -> Option<&'a Disk> {
     let meta = disk.meta.good()?;
     let parent = inventory.disks.get(&meta.parent).filter(|p| p.is_removed())?;
     let image = parent.kept_image()?;
     let modified = image.modified;
     let only_child = inventory.children(&parent.name).nth(1).is_none();
-    let since = disk.taken().is_none_or(|taken| modified.0 >= taken);
+    let since = disk.taken().is_some_and(|taken| modified.0 >= taken);
     let after_mark = parent.meta_file.is_none_or(|meta| modified >= meta.modified);
-    let last = inventory.last_late_change().is_none_or(|late| modified >= late && after_mark);
+    let last = match inventory.times() {
+        Times::Kept => true,
+        Times::Unknown => after_mark,
+        Times::ChangedLate(latest) => modified >= latest && after_mark,
+    };
     (only_child && since && last).then_some(parent)
 }
 

@@ -5,6 +5,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use serde_json::{Value, json};
@@ -207,6 +208,18 @@ pub const ALL: &[Damage] = &[
         v.add_branch("x", &json!({"Name": "n", "Parent": "", "Created": older}).to_string());
         v.write("volume-snap-x.img", "copied just now")
     }),
+    damage(
+        "layer data missing in a copy without its times, with nothing that shows it",
+        "layer-data-missing",
+        Opens::No,
+        |v| {
+            // As copied, one after the other.
+            let before = SystemTime::now() - Duration::from_secs(1);
+            v.open(v.lowest()).set_modified(before).expect("time");
+            v.edit_layer(v.lowest(), json!({"Removed": true}));
+            v.remove(v.middle())
+        },
+    ),
     damage("head made anew by an engine", "head-data-empty", Opens::Yes, |v| v.write(v.head(), "")),
     damage("layer made anew by an engine", "layer-data-empty", Opens::Yes, |v| v.write(v.middle(), "")),
     damage("lowest layer made anew by an engine", "layer-data-empty", Opens::Yes, |v| {
@@ -393,6 +406,8 @@ pub const CRASHES: &[Damage] = &[
     }),
     damage("a folded snapshot, made anew by an engine", "purge-cut-short", Opens::Yes, |v| {
         v.edit_layer(v.lowest(), json!({"Removed": true}));
+        // It was marked before it was folded into.
+        v.open(v.lowest()).set_modified(SystemTime::now()).expect("time");
         v.write(v.middle(), "")
     }),
     damage("a snapshot, its link lost", "snapshot-cut-short", Opens::Yes, |v| {

@@ -147,7 +147,8 @@ fn snapshot(replica: &ReplicaDir, disk: &Disk, live: bool) -> SnapshotEvidence {
         name: names::snapshot_name(&disk.name).unwrap_or(&disk.name).to_owned(),
         parent: disk.meta.good().map(|meta| meta.parent.clone()).unwrap_or_default(),
         created: created(disk),
-        size_bytes: disk.image.map(|image| image.size_bytes),
+        // An empty one in its place is as good as none.
+        size_bytes: disk.kept_image().map(|image| image.size_bytes),
         live,
         removed: disk.is_removed(),
         user_created: disk.meta.good().is_some_and(|meta| meta.user_created),
