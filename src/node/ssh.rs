@@ -31,6 +31,8 @@ const GREETING_MAX_BYTES: usize = 1 << 20;
 const TICK: Duration = Duration::from_millis(100);
 /// How long ssh may take to end once everything has been said, and whatever holds its pipes open after it.
 const LINGER: Duration = Duration::from_secs(2);
+/// What is being done once the node has answered: it may take as long as it likes, if it says something now and then.
+const RUNNING: &str = "running";
 /// The version that both sides should have.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -222,7 +224,7 @@ impl Call<'_> {
 
     /// Has the program run, and hears it out.
     fn run(mut self, agreed: Agreed) -> Result<RemoteOutput> {
-        self.doing = "running";
+        self.doing = RUNNING;
         let sent_at = Timestamp::now();
         self.talk.send(Cursor::new("run\n"));
         let begin = self.expect(&["begin"], GREETING_MAX_BYTES)?;
@@ -275,10 +277,12 @@ impl Call<'_> {
         let left =
             self.deadline.map_or(patience, |deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_zero() {
-            let seconds = self.options.timeout.as_secs_f64();
-            return Err(self
-                .failed(&format!("timed out after {seconds} s, while {}", self.doing))
-                .and("a slow node may be given more with --node-timeout"));
+            let (seconds, doing) = (self.options.timeout.as_secs_f64(), self.doing);
+            let what = match doing {
+                RUNNING => format!("timed out: it said nothing for {seconds} s while {doing}"),
+                _ => format!("timed out after {seconds} s, while {doing}"),
+            };
+            return Err(self.failed(&what).and("a slow node may be given more with --node-timeout"));
         }
         let inbox = &mut self.inbox;
         let (mut heard, mut heard_errors) = (false, false);
@@ -293,7 +297,7 @@ impl Call<'_> {
             )
             .caused_by(e)
         })?;
-        if self.doing == "running" && (heard || heard_errors) {
+        if self.doing == RUNNING && (heard || heard_errors) {
             self.deadline = Instant::now().checked_add(self.options.timeout);
         }
         Ok(())

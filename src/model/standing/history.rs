@@ -30,6 +30,9 @@ pub enum Compared<'a> {
 /// systems, and the newer data may hide some of the older.
 const FOLDED_PART: u64 = 2;
 
+/// What a layer may take more on another file system, as a part of it, without having taken anything in.
+const NOISE_PART: u64 = 16;
+
 /// More different histories than this are nobody's: they are then level, so that no report keeps us busy for hours.
 const MAX_HISTORIES: usize = 256;
 
@@ -109,7 +112,8 @@ impl<'a> Histories<'a> {
         let child = above.and_then(|before| Some((before, self.replicas[lacks].snapshot(&before.name)?)));
         // A rebuild that was cut short may have this layer whole and nothing below it, but then it has not grown.
         let took_in = |before: &SnapshotEvidence, after: &SnapshotEvidence| {
-            after.allocated_bytes > before.allocated_bytes
+            let noise_bytes = before.allocated_bytes / NOISE_PART;
+            after.allocated_bytes > before.allocated_bytes.saturating_add(noise_bytes)
                 && after.allocated_bytes >= missing.allocated_bytes / FOLDED_PART
         };
         goes_on || child.is_some_and(|(before, after)| took_in(before, after))

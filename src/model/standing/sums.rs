@@ -92,7 +92,7 @@ impl<'a> Siblings<'a> {
         copies.iter().find(|(_, copy)| decides(copy)).map(|&(i, _)| i)
     }
 
-    /// A live snapshot that was not filled to its end: every other copy takes far more on the disk. With it, the least
+    /// A live snapshot that was not filled to its end, or was trimmed since: every other copy takes far more on the disk. With it, the least
     /// that another one takes, in bytes.
     pub fn half_filled(&self, replica: usize) -> Option<(&'a SnapshotEvidence, u64)> {
         self.replicas[replica].live_chain().find_map(|snapshot| {
@@ -101,7 +101,8 @@ impl<'a> Siblings<'a> {
             let filled = |i: usize| i != replica && self.replicas[i].state != VolumeState::Rebuilding;
             let others = copies.filter(|&&(i, copy)| filled(i) && comparable(snapshot, copy));
             let least = others.map(|(_, copy)| copy.allocated_bytes).min()?;
-            let is_far_less = least > LESS_BYTES && snapshot.allocated_bytes < least / FAR_LESS_PART;
+            let less_bytes = least.saturating_sub(snapshot.allocated_bytes);
+            let is_far_less = less_bytes > LESS_BYTES && snapshot.allocated_bytes < least / FAR_LESS_PART;
             is_far_less.then_some((snapshot, least))
         })
     }

@@ -111,7 +111,8 @@ fn defects(volume: &Volume<'_>, standing: &Standing, this: usize) -> Vec<String>
     }
     defects.extend(volume.siblings.half_filled(this).map(|(snapshot, least)| {
         format!(
-            "snapshot {} takes {} bytes on the disk, and {least} or more in every other: it was not filled to its end",
+            "snapshot {} takes {} bytes on the disk, and {least} or more in every other: it was not filled to \
+             its end, or was trimmed since",
             snapshot.name, snapshot.allocated_bytes
         )
     }));
