@@ -587,3 +587,43 @@ fn what_is_never_kept_is_said() {
     ])
     .exits(0);
 }
+
+#[test]
+fn what_is_named_twice_is_extracted_once() {
+    let (_fixture, replica, out) = fixture_and_target();
+    let run = |paths: &[&str], out: &Path| {
+        let args = [&["extract", text(&replica)], paths, &["-C", text(out), "--json", "--no-owner"]].concat();
+        lhrecover(&args).exits(0).json()
+    };
+    let twice = run(&["docs/shared.txt", "docs", "docs/note-1.txt", "docs", "docs/"], &out);
+    let once = run(&["docs"], &out.with_file_name("once"));
+    for count in ["files", "directories", "skipped", "hard_links"] {
+        assert_eq!(twice[count], once[count], "{count}");
+    }
+    assert_eq!(codes(&twice), Vec::<&str>::new());
+}
+
+#[test]
+fn a_name_that_a_damaged_directory_has_twice_is_extracted_once_and_said() {
+    let tmp = common::scratch();
+    let content = tmp.path().join("content");
+    fs::create_dir(&content).unwrap();
+    fs::write(content.join("a"), "the first").unwrap();
+    fs::write(content.join("b"), "another").unwrap();
+    let image = tmp.path().join("vol.img");
+    let without_checksums =
+        ["-q", "-t", "ext4", "-O", "^metadata_csum", "-d", text(&content), text(&image), "8M"];
+    common::loopdev::run("mke2fs", &without_checksums);
+    // The entry of b, from the length of its name on, gets the name of a.
+    let mut bytes = fs::read(&image).unwrap();
+    let entries: Vec<_> = (0..bytes.len() - 4).filter(|&at| bytes[at..at + 4] == *b"\x01\x01b\0").collect();
+    assert_eq!(entries.len(), 1);
+    bytes[entries[0] + 2] = b'a';
+    fs::write(&image, bytes).unwrap();
+    let out = tmp.path().join("out");
+    let ran = lhrecover(&["extract", text(&image), "-C", text(&out), "--json", "--no-owner"]).exits(1).json();
+    assert!(said(&ran).contains("another file of the same directory"), "{ran}");
+    let kept = fs::read(out.join("a")).unwrap();
+    assert!([&b"the first"[..], b"another"].contains(&&*kept), "{kept:?}");
+    assert_eq!(ran["files"], 1);
+}

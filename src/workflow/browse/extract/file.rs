@@ -77,8 +77,13 @@ impl Extraction<'_> {
         }
         dir.remove(&new.name())?;
         let file = dir.make_file(&new.name())?;
-        file.set_len(found.node.size_bytes)?;
-        Ok(Growing { file, partial: new })
+        match file.set_len(found.node.size_bytes) {
+            Ok(()) => Ok(Growing { file, partial: new }),
+            Err(e) => {
+                let _ = dir.remove(&new.name());
+                Err(e)
+            }
+        }
     }
 
     fn copy_data(&self, dir: &Tree, found: &Found, growing: &mut Growing) -> Result<()> {

@@ -10,6 +10,7 @@ use crate::sys::tree::Tree;
 use crate::workflow::browse::extract::Extraction;
 use crate::workflow::browse::extract::file::is_about_name;
 use crate::workflow::browse::extract::left::What;
+use crate::workflow::browse::extract::partial::Partial;
 use crate::workflow::browse::extract::survey::data_bytes;
 use crate::workflow::browse::listing::name_of;
 
@@ -82,8 +83,10 @@ impl Extraction<'_> {
     fn finish(&self, mut files: Vec<Ready>) -> Result<()> {
         let finished = self.name_all(&mut files);
         for Ready { dir, partial, .. } in files {
-            // Only what did not get its name is left: the next run would remove it as well.
-            let _ = dir.remove(&partial);
+            // Only what did not get its name is left. The next run goes on with a large one, and would remove the others as well.
+            if Partial::parse(&partial).is_none_or(|partial| partial.windows == 0) {
+                let _ = dir.remove(&partial);
+            }
         }
         finished
     }

@@ -1,6 +1,7 @@
 //! Everything but data: directories, links, devices.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::Arc;
 
@@ -37,8 +38,35 @@ struct Walking {
     firsts: HashMap<u32, Vec<u8>>,
     links: Vec<Link>,
     dirs: Vec<DirDone>,
-    /// The target's directories that the walk is in; `None` for one that is left out with all that is in it.
-    open: Vec<Option<Arc<Tree>>>,
+    /// The directories that the walk is in.
+    open: Vec<Open>,
+}
+
+/// A directory that the walk is in.
+#[derive(Default)]
+struct Open {
+    /// That of the target; `None` for one that is left out with all that is in it.
+    dir: Option<Arc<Tree>>,
+    /// Hashes of the names of files in it that were sent: a damaged directory may have one twice.
+    sent: HashSet<u64>,
+}
+
+impl Open {
+    fn new(dir: Option<Tree>) -> Self {
+        Open { dir: dir.map(Arc::new), sent: HashSet::new() }
+    }
+}
+
+/// The starts without those that lie in another one, or are one that came before.
+fn apart(starts: Vec<Found>) -> Vec<Found> {
+    let dirs: HashSet<Vec<u8>> = starts.iter().filter(|s| s.node.is_dir()).map(|s| s.path.clone()).collect();
+    let mut seen = HashSet::new();
+    let within = |path: &[u8]| {
+        let ends = path.iter().enumerate().filter(|&(_, &byte)| byte == b'/').map(|(i, _)| i);
+        // Of the root directory, the slash is the whole name.
+        ends.map(|i| &path[..i.max(1)]).any(|above| above != path && dirs.contains(above))
+    };
+    starts.into_iter().filter(|start| !within(&start.path) && seen.insert(start.path.clone())).collect()
 }
 
 /// The names of the directories that lead to `path`.
@@ -57,9 +85,8 @@ impl Extraction<'_> {
     pub(super) fn walk(&self, starts: Vec<Found>, send: Sender<Job>) -> Result<(Vec<Link>, Vec<DirDone>)> {
         let mut walking =
             Walking { send, firsts: HashMap::new(), links: Vec::new(), dirs: Vec::new(), open: Vec::new() };
-        for start in starts {
-            let above = self.make_parents(&start)?;
-            walking.open = vec![above.map(Arc::new)];
+        for start in apart(starts) {
+            walking.open = vec![Open::new(self.make_parents(&start)?)];
             let mut walk = Walk::new(self.fs, start, self.run);
             while let Some(step) = walk.next_step()? {
                 self.check()?;
@@ -73,16 +100,16 @@ impl Extraction<'_> {
         match step {
             Step::Trouble(path, e) => self.troubles.add(&path, e),
             Step::Leave(found) => {
-                let is_made = walking.open.pop().flatten().is_some();
+                let is_made = walking.open.pop().is_some_and(|open| open.dir.is_some());
                 if is_made {
                     walking.dirs.push(DirDone { path: found.path, ino: found.node.ino });
                 }
             }
             Step::Entry(found) => {
-                let Some(dir) = walking.open.last().cloned().flatten() else {
+                let Some(dir) = walking.open.last().and_then(|open| open.dir.clone()) else {
                     // Left out with the directory that it is in.
                     if found.node.is_dir() {
-                        walking.open.push(None);
+                        walking.open.push(Open::default());
                     }
                     return Ok(());
                 };
@@ -96,14 +123,14 @@ impl Extraction<'_> {
         if is_reserved(&found.path) {
             self.left.add(What::Name, &found.path, "files are called like this while they are extracted");
             if found.node.is_dir() {
-                walking.open.push(None);
+                walking.open.push(Open::default());
             }
             return Ok(());
         }
         match found.node.kind {
             Kind::Directory => {
                 let below = self.make_dir(dir, &found)?;
-                walking.open.push(below.map(Arc::new));
+                walking.open.push(Open::new(below));
                 Ok(())
             }
             Kind::Regular => self.regular(dir, found, walking),
@@ -173,6 +200,12 @@ impl Extraction<'_> {
         }
         let is_same = |there: &Existing| is_finished(there, &found.node);
         if !self.is_free(dir, &found, is_same, self.options.force)? {
+            return Ok(());
+        }
+        let mut hasher = DefaultHasher::new();
+        name_of(&found.path).hash(&mut hasher);
+        if walking.open.last_mut().is_some_and(|open| !open.sent.insert(hasher.finish())) {
+            self.left.add(What::Exists, &found.path, "another file of the same directory");
             return Ok(());
         }
         // Nobody takes it when another thread has failed.
