@@ -37,15 +37,25 @@ impl ReportFile {
         self.finish_with(&json::text(report)?, run).map(|_| ())
     }
 
+    /// The same for work that failed: its own error is told elsewhere.
+    ///
+    /// # Errors
+    /// `Output` when it cannot be written.
+    pub fn finish_failed(self, report: &impl Serialize, run: &Run<'_>) -> Result<()> {
+        let path = self.0.path().to_path_buf();
+        self.keep(&json::text(report)?, run).map(|_| ()).map_err(|e| {
+            Error::new(e.kind(), format!("the report could not be kept either ({e})")).with_path(path)
+        })
+    }
+
     /// Writes this text, and gives the file its name, which is returned.
     ///
     /// # Errors
     /// `Output` when it cannot be written.
     pub fn finish_with(self, text: &str, run: &Run<'_>) -> Result<PathBuf> {
         let path = self.0.path().to_path_buf();
-        let written = self.0.write_at(text.as_bytes(), 0).and_then(|()| self.0.finish(run));
         // What the sink says is meant for the work itself, which is done.
-        written.map_err(|e| match e.kind() {
+        self.keep(text, run).map_err(|e| match e.kind() {
             ErrorKind::Interrupted => e,
             kind => Error::new(
                 kind,
@@ -56,5 +66,10 @@ impl ReportFile {
                 "the result is what the command has shown; --json prints the same as the file would hold",
             ),
         })
+    }
+
+    fn keep(self, text: &str, run: &Run<'_>) -> Result<PathBuf> {
+        self.0.write_at(text.as_bytes(), 0)?;
+        self.0.finish(run)
     }
 }

@@ -215,7 +215,7 @@ impl Args {
             let report = report::of_failure(mode, &self.source, &self.device, met, &error);
             // Also when the work was stopped.
             let run = Run { observer: ui, cancel: &Cancel::default() };
-            if let Err(e) = file.finish(&report, &run) {
+            if let Err(e) = file.finish_failed(&report, &run) {
                 ui.trouble(&e);
             }
         }

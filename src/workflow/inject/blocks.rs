@@ -372,7 +372,7 @@ impl Inject<'_> {
         Ok(luks::of_target(self.target, source, target))
     }
 
-    /// The writing, and the reading back.
+    /// The writing, and the reading back, each with what to do when it fails.
     fn carry_out(
         &self,
         target: &dyn Target,
@@ -396,24 +396,26 @@ impl Inject<'_> {
             ),
         }
         };
-        self.write(target, zeros, finish).map_err(go_on)
+        let delta = self.write(target, zeros, finish).map_err(go_on)?;
+        let verification = self.options.verify.then(|| self.verify(&delta, self.workers())).transpose();
+        let verification = verification.map_err(|e| match e.kind() {
+            ErrorKind::Unverified => e,
+            _ => e.and(
+                "all of it was written, and only reading it back was not done: the same command with --overwrite writes nothing \
+                 more where nothing differs, and reads it back",
+            ),
+        })?;
+        Ok(Copied { fresh, delta, estimate: None, verification })
     }
 
-    fn write(
-        &self,
-        target: &dyn Target,
-        zeros: Zeros,
-        finish: impl FnOnce() -> Result<()>,
-    ) -> Result<Copied> {
-        let Inject { options, run, .. } = *self;
+    fn write(&self, target: &dyn Target, zeros: Zeros, finish: impl FnOnce() -> Result<()>) -> Result<Delta> {
         let fresh = !target.needs_zeros();
         let total = if fresh { self.survey.data_bytes } else { self.plan.volume_bytes };
         let delta = self.delta("writing what differs", total, target, zeros)?;
-        run.event(Event::Phase { name: "syncing", total_bytes: None });
+        self.run.event(Event::Phase { name: "syncing", total_bytes: None });
         finish()?;
-        run.event(Event::PhaseDone);
-        let verification = options.verify.then(|| self.verify(&delta, self.workers())).transpose()?;
-        Ok(Copied { fresh, delta, estimate: None, verification })
+        self.run.event(Event::PhaseDone);
+        Ok(delta)
     }
 
     /// What would be written, and how long that would take: as long as reading took, and writing as fast as that.

@@ -209,7 +209,10 @@ impl Steps<'_> {
             }
         }
         notes.extend(["lost+found", TEMPORARY].into_iter().filter_map(|name| {
-            let has_files = fs::read_dir(mounted.state.mountpoint.join(name)).is_ok_and(|mut entries| entries.next().is_some());
+            let dir = mounted.state.mountpoint.join(name);
+            // A link would lead out of the volume, to this machine's files.
+            let is_dir = fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir());
+            let has_files = is_dir && fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some());
             has_files.then(|| {
                 format!("the source has files in /{name}: they are neither copied nor counted; lhrecover mount shows them")
             })

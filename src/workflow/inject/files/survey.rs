@@ -3,7 +3,7 @@
 //! rsync is not asked. Its own dry run follows the links that it would have replaced, out of the device and into this
 //! machine's files; and it takes a file that cannot be read for one that can.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -47,11 +47,9 @@ pub struct Sides<'a> {
 /// What copying takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Need {
-    /// Bytes of what is new, and of what takes the place of something.
-    added_bytes: u64,
-    /// Bytes of that which it takes the place of.
-    freed_bytes: u64,
-    /// The largest file that gives way: it stays until the other is complete.
+    /// Bytes of what is new, and by which files become larger. What others give up may be given up last.
+    growth_bytes: u64,
+    /// The most that a file has in common with the one that takes its place, which stays until that is complete.
     largest_bytes: u64,
     /// How many files and directories are new.
     inodes: u64,
@@ -60,20 +58,27 @@ pub struct Need {
 impl Need {
     /// What has to be free: nothing is deleted before everything is copied.
     pub fn bytes(&self) -> u64 {
-        self.added_bytes.saturating_add(self.largest_bytes).saturating_sub(self.freed_bytes)
+        self.growth_bytes.saturating_add(self.largest_bytes)
     }
 
-    fn count(&mut self, pair: &Pair) {
-        self.added_bytes = self.added_bytes.saturating_add(held_bytes(&pair.meta));
-        match &pair.other {
-            Some(other) if other.is_file() => {
-                let bytes = held_bytes(other);
-                self.largest_bytes = self.largest_bytes.max(bytes);
-                // One of several names frees nothing.
-                self.freed_bytes += if other.nlink() == 1 { bytes } else { 0 };
-            }
-            Some(_) => {}
-            None => self.inodes += 1,
+    /// What one file or directory takes.
+    fn of(pair: &Pair) -> Self {
+        let new_bytes = held_bytes(&pair.meta);
+        // One of several names gives nothing up.
+        let gives_way = pair.other.as_ref().filter(|other| other.is_file() && other.nlink() == 1);
+        let old_bytes = gives_way.map_or(0, held_bytes);
+        Need {
+            growth_bytes: new_bytes.saturating_sub(old_bytes),
+            largest_bytes: old_bytes.min(new_bytes),
+            inodes: u64::from(pair.other.is_none()),
+        }
+    }
+
+    fn and(self, other: Need) -> Self {
+        Need {
+            growth_bytes: self.growth_bytes.saturating_add(other.growth_bytes),
+            largest_bytes: self.largest_bytes.max(other.largest_bytes),
+            inodes: self.inodes.saturating_add(other.inodes),
         }
     }
 }
@@ -99,7 +104,17 @@ struct Found {
     survey: Survey,
     failed: BTreeMap<PathBuf, String>,
     in_the_way: Vec<Pair>,
-    seen: HashSet<(u64, u64)>,
+    /// Files with several names, by device and inode: what copying one takes, once; `None` where the target has it under
+    /// one of the names, so that the others are made from that.
+    several: HashMap<(u64, u64), Option<Share>>,
+}
+
+/// One file's part in what is copied.
+#[derive(Clone, Copy)]
+struct Share {
+    need: Need,
+    is_file: bool,
+    bytes: u64,
 }
 
 /// Looks what copying would do.
@@ -192,6 +207,10 @@ impl Sides<'_> {
     }
 }
 
+fn has_several_names(pair: &Pair) -> bool {
+    pair.meta.nlink() > 1 && !pair.meta.is_dir()
+}
+
 fn is_empty(dir: &Path) -> bool {
     fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
@@ -199,6 +218,9 @@ fn is_empty(dir: &Path) -> bool {
 impl Found {
     fn take(&mut self, pair: &Pair, fate: &Fate) {
         match fate {
+            Fate::Same if has_several_names(pair) => {
+                self.several.insert((pair.meta.dev(), pair.meta.ino()), None);
+            }
             Fate::Same => {}
             Fate::Copied => self.copy(pair),
             Fate::Unreadable(reason) => self.fail(&pair.path, reason),
@@ -210,17 +232,19 @@ impl Found {
     }
 
     fn copy(&mut self, pair: &Pair) {
-        // Several names of one file are copied once.
-        let is_first = pair.meta.nlink() == 1
-            || pair.meta.is_dir()
-            || self.seen.insert((pair.meta.dev(), pair.meta.ino()));
-        if !is_first {
-            return;
+        let share = Share { need: Need::of(pair), is_file: pair.meta.is_file(), bytes: pair.meta.len() };
+        if has_several_names(pair) {
+            self.several.entry((pair.meta.dev(), pair.meta.ino())).or_insert(Some(share));
+        } else {
+            self.count(share);
         }
-        self.survey.need.count(pair);
-        if pair.meta.is_file() {
+    }
+
+    fn count(&mut self, share: Share) {
+        self.survey.need = self.survey.need.and(share.need);
+        if share.is_file {
             self.survey.copied.files += 1;
-            self.survey.copied.bytes = self.survey.copied.bytes.saturating_add(pair.meta.len());
+            self.survey.copied.bytes = self.survey.copied.bytes.saturating_add(share.bytes);
         }
     }
 
@@ -242,6 +266,9 @@ impl Found {
             } else {
                 self.fail(&pair.path, in_the_way(delete));
             }
+        }
+        for share in std::mem::take(&mut self.several).into_values().flatten() {
+            self.count(share);
         }
         let failed = std::mem::take(&mut self.failed);
         self.survey.copied.failed =
@@ -312,5 +339,64 @@ impl Room {
         Err(Error::refused(format!("the device's file system has no room: {what}"))
             .with_path(device)
             .with_hint(hint))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Cancel, Silent};
+
+    /// What there is to copy between two directories that `make` has filled.
+    fn surveyed(make: impl FnOnce(&Path, &Path)) -> Survey {
+        let tmp = tempfile::tempdir().unwrap();
+        let (source, target) = (tmp.path().join("source"), tmp.path().join("target"));
+        fs::create_dir(&source).unwrap();
+        fs::create_dir(&target).unwrap();
+        make(&source, &target);
+        let sides = Sides {
+            source: &source,
+            target: &target,
+            delete: true,
+            reading: Reading::All,
+            total_bytes: 0,
+            workers: None,
+        };
+        survey(sides, &Run { observer: &Silent, cancel: &Cancel::default() }).unwrap()
+    }
+
+    #[test]
+    fn what_others_give_up_does_not_make_room_for_what_comes_first() {
+        const MIB: u64 = 1 << 20;
+        let found = surveyed(|source, target| {
+            fs::write(source.join("a"), vec![1; 3 << 20]).unwrap();
+            fs::write(source.join("shrinks"), vec![1; 1 << 20]).unwrap();
+            fs::write(target.join("shrinks"), vec![2; 8 << 20]).unwrap();
+            fs::write(source.join("grows"), vec![1; 3 << 20]).unwrap();
+            fs::write(target.join("grows"), vec![2; 2 << 20]).unwrap();
+        });
+        assert_eq!(found.copied.files, 3);
+        // All of a, what grows by, and beside that the old one of it until the new one is there.
+        assert_eq!(found.need.bytes(), (3 + 1 + 2) * MIB);
+    }
+
+    #[test]
+    fn a_further_name_of_what_is_there_takes_nothing() {
+        let both = |dir: &Path| {
+            fs::write(dir.join("m"), vec![1; 1 << 20]).unwrap();
+        };
+        let found = surveyed(|source, target| {
+            both(source);
+            both(target);
+            for further in ["a", "z"] {
+                fs::hard_link(source.join("m"), source.join(further)).unwrap();
+            }
+        });
+        assert_eq!((found.copied.files, found.copied.bytes, found.need), (0, 0, Need::default()));
+        let found = surveyed(|source, _| {
+            both(source);
+            fs::hard_link(source.join("m"), source.join("z")).unwrap();
+        });
+        assert_eq!((found.copied.files, found.copied.bytes, found.need.inodes), (1, 1 << 20, 1));
     }
 }
