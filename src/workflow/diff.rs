@@ -19,6 +19,7 @@ use crate::engine::changes::{self, Changes, Pair};
 use crate::engine::plan::Plan;
 use crate::error::{Error, Result};
 use crate::event::Run;
+use crate::format::names;
 use crate::model::finding::Finding;
 use crate::replica::doctor;
 use crate::replica::{LayerInfo, ReplicaDir, SourceOptions, View};
@@ -202,7 +203,10 @@ const HEAD: &str = "head";
 fn snapshot_of(source: &Path, wanted: Option<&String>) -> Result<Option<String>> {
     match wanted {
         Some(name) if name == HEAD && source.is_dir() => {
-            let is_snapshot = ReplicaDir::open(source)?.find_layer(name).is_ok();
+            let replica = ReplicaDir::open(source)?;
+            // Its whole name: one that only begins like this is not meant.
+            let mut names = replica.inventory().disks.keys();
+            let is_snapshot = names.any(|disk| names::snapshot_name(disk) == Some(HEAD));
             Ok(is_snapshot.then(|| name.clone()))
         }
         other => Ok(other.cloned()),
