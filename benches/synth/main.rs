@@ -24,6 +24,9 @@ struct Args {
     /// Write the merged image here (sparse; must not exist)
     #[arg(long, value_name = "FILE")]
     flat: Option<PathBuf>,
+    /// Write as much to the same places of this file (must not exist), from memory; print how many seconds the writes took
+    #[arg(long, value_name = "FILE")]
+    bare: Option<PathBuf>,
     /// Compare this image with what the volume merges into; exit 1 if it differs
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
@@ -82,6 +85,10 @@ fn run(args: &Args) -> Result<bool, String> {
     }
     if let Some(flat) = &args.flat {
         disk::write_flat(&layout, flat).map_err(|e| format!("{}: {e}", flat.display()))?;
+    }
+    if let Some(path) = &args.bare {
+        let took = disk::write_bare(&layout, path).map_err(|e| format!("{}: {e}", path.display()))?;
+        println!("{}", took.as_secs_f64());
     }
     let Some(image) = &args.check else { return Ok(true) };
     let difference = disk::check(&layout, image).map_err(|e| format!("{}: {e}", image.display()))?;

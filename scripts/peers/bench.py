@@ -1,7 +1,9 @@
 """What the rows of scripts/bench-peers stand on: synthetic chains, contenders, judged numbers."""
 
 import contextlib
+import os
 import shutil
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +89,7 @@ class Bench:
         self.synth = ROOT / "target/release/examples/synth-chain"
         self.lines = []
         self.skipped = []
+        self.notes = []
         self.runs = []
         self.peak_rss = (0.0, "")
 
@@ -130,6 +133,23 @@ class Bench:
                     contender.seconds.append(seconds)
         for c in contenders:
             self.runs.append({"row": row, "name": c.name, "seconds": c.seconds, "rss_mib": round(c.rss_mib, 1)})
+
+    def note_floor(self, row, chain, output, peers):
+        """What the writes alone take, of what each of `peers` took: no copy through the page cache goes below that."""
+        took = []
+        for _ in range(self.reps):
+            output.unlink(missing_ok=True)
+            os.sync()
+            took.append(float(quietly(self.synth, *chain.recipe(), "--bare", output)))
+        output.unlink()
+        median = statistics.median(took)
+        self.runs.append({"row": row, "name": "the writes alone", "seconds": took})
+        for peer in peers:
+            part = median / peer.median
+            compared = f"{part:.2f} of what {peer.name} took" if part > 0.1 else f"{1 / part:.0f} x faster than {peer.name}"
+            self.notes.append(
+                f"{row}: writing as much to the same places from memory, and nothing else: {seconds(median)}, {compared}"
+            )
 
     def note_rss(self, row, contender):
         if contender.name.startswith("lhrecover"):

@@ -41,6 +41,7 @@ def row_warm(bench):
             bench.ratio("warm", str(chain), ours, min(qemu, key=lambda c: c.median), 0.6)
         else:
             bench.skipped.append(("warm", "qemu-img is not installed (package qemu-utils)"))
+        bench.note_floor("warm", chain, out, [copy, *qemu])
 
 
 def row_cold(bench):
@@ -64,6 +65,7 @@ def row_small(bench):
         copy = cp(flat, out, bench.checker(chain), lambda: warm(flat))
         bench.measured("small", [ours, copy])
         bench.ratio("small", str(chain), ours, copy, 0.6)
+        bench.note_floor("small", chain, out, [copy])
 
 
 def row_python(bench):
@@ -88,6 +90,7 @@ def row_python(bench):
         times = peer.median / ours.median
         bench.line("python", str(chain), seconds(ours.median), f"{seconds(peer.median)} python", times, "x faster",
                    200, at_least=True, note=verdict[0])
+        bench.note_floor("python", chain, out, [peer])
 
 
 def against_itself(bench, row, chain, other, target, note):
