@@ -336,6 +336,14 @@ fn what_means_nothing_is_refused_with_a_way_out() {
     diff(&image, &[]).exits(2).says(&["nothing to compare with"]);
     diff(&dir, &["--from", "head"]).exits(0);
     diff(&dir, &["--from", "head", "--at", "head"]).exits(0);
+    // A snapshot whose name only begins like it is not meant.
+    let snapshot = image_of(0);
+    for end in ["", ".meta"] {
+        let of = |path: &Path| dir.join(format!("{}{end}", path.display()));
+        fs::copy(of(&snapshot), of(Path::new("volume-snap-head-before.img"))).unwrap();
+    }
+    diff(&dir, &["--from", "head-before"]).exits(1);
+    diff(&dir, &["--from", "head"]).exits(0);
     diff(&dir, &["--from", "nope"]).exits(2).says(&["there is no snapshot"]);
     diff(&dir, &["/nowhere"]).exits(2);
     fs::remove_file(dir.join(image_of(0))).unwrap();

@@ -44,7 +44,9 @@ impl ReportFile {
     pub fn finish_failed(self, report: &impl Serialize, run: &Run<'_>) -> Result<()> {
         let path = self.0.path().to_path_buf();
         self.keep(&json::text(report)?, run).map(|_| ()).map_err(|e| {
-            Error::new(e.kind(), format!("the report could not be kept either ({e})")).with_path(path)
+            Error::new(e.kind(), format!("the report could not be kept either ({e})"))
+                .with_path(path)
+                .with_hint("what is shown here is all there is of it: keep that")
         })
     }
 

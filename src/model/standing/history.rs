@@ -12,6 +12,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::model::evidence::{Evidence, SnapshotEvidence};
+use crate::model::standing::sums::LESS_PART;
 
 /// How one replica's history stands to another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +30,6 @@ pub enum Compared<'a> {
 /// A snapshot that took in another one takes at least this part of what that one took: block sizes differ between file
 /// systems, and the newer data may hide some of the older.
 const FOLDED_PART: u64 = 2;
-
-/// What a layer may take more on another file system, as a part of it, without having taken anything in.
-const NOISE_PART: u64 = 16;
 
 /// More different histories than this are nobody's: they are then level, so that no report keeps us busy for hours.
 const MAX_HISTORIES: usize = 256;
@@ -112,7 +110,7 @@ impl<'a> Histories<'a> {
         let child = above.and_then(|before| Some((before, self.replicas[lacks].snapshot(&before.name)?)));
         // A rebuild that was cut short may have this layer whole and nothing below it, but then it has not grown.
         let took_in = |before: &SnapshotEvidence, after: &SnapshotEvidence| {
-            let noise_bytes = before.allocated_bytes / NOISE_PART;
+            let noise_bytes = before.allocated_bytes / LESS_PART;
             after.allocated_bytes > before.allocated_bytes.saturating_add(noise_bytes)
                 && after.allocated_bytes >= missing.allocated_bytes / FOLDED_PART
         };
@@ -233,6 +231,7 @@ mod tests {
             ("the chain ends early", cut(&["c"], 10), false, [1, 0]),
             ("folded into the one above", cut(&["c"], 60), false, [0, 0]),
             ("what is left is as it was", cut(&["c"], 55), false, [1, 0]),
+            ("it takes a little more on another file system", cut(&["c"], 58), false, [1, 0]),
             ("linked around: only a purge does that", cut(&["c", "a"], 10), false, [0, 0]),
             ("on its way out", cut(&["c"], 10), true, [0, 0]),
         ];

@@ -47,7 +47,7 @@ const COMPARED_WITH: usize = 8;
 
 /// Two copies of one snapshot may differ by this part of the larger one in what they take on the disk, and by so many
 /// bytes: block sizes and what a file system needs for itself do. What differs by more is for a person.
-const LESS_PART: u64 = 16;
+pub(super) const LESS_PART: u64 = 16;
 const LESS_BYTES: u64 = 1 << 20;
 
 /// One that takes less than this part of what every other copy takes was not filled to its end.
@@ -92,8 +92,8 @@ impl<'a> Siblings<'a> {
         copies.iter().find(|(_, copy)| decides(copy)).map(|&(i, _)| i)
     }
 
-    /// A live snapshot that was not filled to its end, or was trimmed since: every other copy takes far more on the disk. With it, the least
-    /// that another one takes, in bytes.
+    /// A live snapshot that was not filled to its end, or was trimmed since: every other copy takes far more on the disk. With
+    /// it, the least that another one takes, in bytes.
     pub fn half_filled(&self, replica: usize) -> Option<(&'a SnapshotEvidence, u64)> {
         self.replicas[replica].live_chain().find_map(|snapshot| {
             let copies = self.by_name.get(snapshot.name.as_str())?.iter();
@@ -155,4 +155,27 @@ fn difference(one: &SnapshotEvidence, other: &SnapshotEvidence) -> Option<String
 fn sum(snapshot: &SnapshotEvidence) -> Option<&str> {
     let recorded = snapshot.recorded_crc64.as_deref().filter(|_| snapshot.change_time_equal == Some(true));
     snapshot.computed_crc64.as_deref().or(recorded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_snapshot_is_not_half_filled_by_what_file_systems_differ_in() {
+        let with = |kib: u64| {
+            let snapshot = SnapshotEvidence {
+                name: "a".into(),
+                live: true,
+                allocated_bytes: kib << 10,
+                ..SnapshotEvidence::default()
+            };
+            Evidence { snapshots: vec![snapshot], ..Evidence::default() }
+        };
+        for (kib, is_half_filled) in [(700, false), (100, true)] {
+            let (this, other) = (with(kib), with(1500));
+            let replicas = [&this, &other];
+            assert_eq!(Siblings::new(&replicas).half_filled(0).is_some(), is_half_filled, "{kib} KiB");
+        }
+    }
 }

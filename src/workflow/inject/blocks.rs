@@ -401,8 +401,8 @@ impl Inject<'_> {
         let verification = verification.map_err(|e| match e.kind() {
             ErrorKind::Unverified => e,
             _ => e.and(
-                "all of it was written, and only reading it back was not done: the same command with --overwrite writes nothing \
-                 more where nothing differs, and reads it back",
+                "all of it was written, and only reading it back was not done: lhrecover verify REPLICA_DIR DEVICE, with \
+                 the same --at, does that and writes nothing (for an image: cmp)",
             ),
         })?;
         Ok(Copied { fresh, delta, estimate: None, verification })

@@ -1,7 +1,7 @@
 //! Everything but data: directories, links, devices.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::sync::Arc;
 
@@ -202,9 +202,8 @@ impl Extraction<'_> {
         if !self.is_free(dir, &found, is_same, self.options.force)? {
             return Ok(());
         }
-        let mut hasher = DefaultHasher::new();
-        name_of(&found.path).hash(&mut hasher);
-        if walking.open.last_mut().is_some_and(|open| !open.sent.insert(hasher.finish())) {
+        let name = BuildHasherDefault::<DefaultHasher>::default().hash_one(name_of(&found.path));
+        if walking.open.last_mut().is_some_and(|open| !open.sent.insert(name)) {
             self.left.add(What::Exists, &found.path, "another file of the same directory");
             return Ok(());
         }
